@@ -1,0 +1,310 @@
+"""The autoencoders of the paper (AE, MemAE, AEU), R independent ones in one module.
+
+Layers at 64 x 64 (released configuration; `B` images, sizes without the replica axis):
+
+| name | layer | output |
+|---|---|---|
+| en1 ... en4 | conv 4x4 stride 2 pad 1 without bias, BatchNorm, ReLU | 16x32x32, 32x16x16, 64x8x8, 64x4x4 |
+| z | Linear 1024-2048, BatchNorm, ReLU, Linear 2048-16 | 16 |
+| (memory) | MemAE only: z is replaced by a mixture of 25 items | 16 |
+| de4 | Linear 16-2048, BatchNorm, ReLU, Linear 2048-1024 | 64x4x4 |
+| de3 ... de1 | transposed conv as above, BatchNorm, ReLU | 64x8x8, 32x16x16, 16x32x32 |
+| output | transposed conv without bias, nothing after it | 1x64x64 (AEU: 2x64x64) |
+
+Other image sizes add or drop stride-2 layers so that the grid before z stays 4 x 4.
+
+**The replica axis.** Images are [R, B, 1, H, W] and every parameter and BatchNorm statistic
+carries a leading R. Replica r sees images[r] only, so what it computes and learns does not depend
+on how many others there are: replicas are groups of one convolution, entries of one batched
+matrix product, channels of one BatchNorm. R = 1 is the ordinary network, by the same code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2ue.config import layer_names
+from d2ue.errors import InputError
+
+LATENT = 16
+HIDDEN = 2048
+WIDTHS = (16, 32, 64)  # deeper layers stay at the last width
+
+
+class Reconstruction(NamedTuple):
+    """What a forward pass gives.
+
+    Attributes:
+        mean: the reconstruction f(X), [R, B, 1, H, W], in the images' range [-1, 1].
+        log_variance: AEU's second output s, same shape; None for AE and MemAE.
+        feature: the asked-for layer's output, [R, B, d]; None if none was asked for.
+        addressing: MemAE's shrunk weights over the memory, [R, B, slots]; None for the others.
+    """
+
+    mean: Tensor
+    log_variance: Tensor | None
+    feature: Tensor | None
+    addressing: Tensor | None
+
+
+class Autoencoder(nn.Module):
+    """R autoencoders of one architecture.
+
+    Args:
+        backbone: "ae", "memae" or "aeu".
+        replicas: R.
+        image_size: pixels a side, a power of two >= 16.
+        memory_slots: items in MemAE's memory.
+        shrinkage: threshold below which MemAE's addressing weights become 0.
+        generator: where initial weights are drawn from; None = torch's global one. All replicas
+            are drawn one after another; `stack` joins replicas of separate streams.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "ae",
+        replicas: int = 1,
+        image_size: int = 64,
+        memory_slots: int = 25,
+        shrinkage: float = 0.0025,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.settings = (backbone, image_size, memory_slots, shrinkage)
+        self.backbone, self.replicas, self.image_size = backbone, replicas, image_size
+        self.layers = layer_names(image_size)
+        depth = len(self.layers) // 2
+        self.grid = image_size >> depth
+        widths = [WIDTHS[min(i, len(WIDTHS) - 1)] for i in range(depth)]
+        outputs = 2 if backbone == "aeu" else 1
+        flat = widths[-1] * self.grid**2
+
+        inward, outward = [1, *widths], [*widths[::-1], outputs]
+        self.encoder = nn.ModuleList(
+            _ConvBlock(_Conv(replicas, a, b), b)
+            for a, b in zip(inward, inward[1:], strict=False)
+        )
+        self.to_latent = _Bottleneck(replicas, flat, LATENT)
+        self.memory = _Memory(replicas, memory_slots, shrinkage) if backbone == "memae" else None
+        self.from_latent = _Bottleneck(replicas, LATENT, flat)
+        self.decoder = nn.ModuleList(
+            _ConvBlock(_ConvTranspose(replicas, a, b), b)
+            for a, b in zip(outward, outward[1:-1], strict=False)
+        )
+        self.output = _ConvTranspose(replicas, outward[-2], outputs)
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw every weight anew from PyTorch's default distributions, in the layers' order."""
+        for module in self.modules():
+            if module is not self and hasattr(module, "reset_parameters"):
+                module.reset_parameters(generator)
+
+    def forward(self, images: Tensor, feature: str | None = None) -> Reconstruction:
+        """Reconstruct, and hand out one layer's feature on the way.
+
+        Args:
+            images: [R, B, 1, H, W] in [-1, 1].
+            feature: a name of `self.layers`, or None.
+
+        Raises:
+            InputError: if the images have another shape than the network was built for, or the
+                layer is unknown.
+        """
+        r, size = self.replicas, self.image_size
+        if images.ndim != 5 or images.shape[0] != r or images.shape[2:] != (1, size, size):
+            raise InputError(
+                f"This network takes images of shape ({r}, B, 1, {size}, {size}), "
+                f"not {tuple(images.shape)}: resize them to {size} x {size}."
+            )
+        if feature is not None and feature not in self.layers:
+            raise InputError(f"layer must be one of {', '.join(self.layers)}, not {feature!r}.")
+        batch, depth = images.shape[1], len(self.encoder)
+        kept: dict[str, Tensor] = {}
+
+        def keep(name: str, value: Tensor) -> None:
+            if name == feature:  # [B, R * C, h, w] or [R, B, d] -> [R, B, d]
+                is_map = value.ndim == 4
+                kept[name] = _to_vectors(value, r) if is_map else value
+
+        x = images.transpose(0, 1).reshape(batch, r, size, size)
+        # Channels last is the layout in which CPU convolutions of this shape are fastest.
+        x = x.contiguous(memory_format=torch.channels_last)
+        for i, block in enumerate(self.encoder, 1):
+            x = block(x)
+            keep(f"en{i}", x)
+        z = self.to_latent(_to_vectors(x, r))
+        keep("z", z)
+        addressing = None
+        if self.memory is not None:
+            z, addressing = self.memory(z)
+        h = self.from_latent(z)
+        keep(f"de{depth}", h)
+        x = h.transpose(0, 1).reshape(batch, -1, self.grid, self.grid)
+        x = x.contiguous(memory_format=torch.channels_last)
+        for i, block in zip(range(depth - 1, 0, -1), self.decoder, strict=True):
+            x = block(x)
+            keep(f"de{i}", x)
+        out = self.output(x).reshape(batch, r, -1, size, size).transpose(0, 1)
+        two = self.backbone == "aeu"
+        return Reconstruction(
+            out[:, :, :1], out[:, :, 1:] if two else None, kept.get(feature or ""), addressing
+        )
+
+    def replica(self, index: int) -> Autoencoder:
+        """Replica `index` alone, as an R = 1 network with its own memory."""
+        state = {k: v[index : index + 1].clone() for k, v in self.state_dict().items()}
+        return _from_state(state, self, 1)
+
+
+def stack(networks: Sequence[Autoencoder]) -> Autoencoder:
+    """Several networks of one architecture as the replicas of one, in order.
+
+    Raises:
+        InputError: if there is none, or the architectures differ.
+    """
+    if not networks or len({n.settings for n in networks}) > 1:
+        raise InputError("Only networks of one architecture can be stacked, and at least one.")
+    states = [n.state_dict() for n in networks]
+    state = {key: torch.cat([s[key] for s in states]) for key in states[0]}
+    return _from_state(state, networks[0], sum(n.replicas for n in networks))
+
+
+def _from_state(state: Mapping[str, Tensor], like: Autoencoder, replicas: int) -> Autoencoder:
+    backbone, image_size, slots, shrinkage = like.settings
+    # The weights are replaced at once; a generator of its own leaves torch's global stream alone.
+    network = Autoencoder(backbone, replicas, image_size, slots, shrinkage, torch.Generator())
+    reference = next(iter(state.values()))
+    network.to(device=reference.device, dtype=reference.dtype).train(like.training)
+    network.load_state_dict(state)
+    return network
+
+
+def _to_vectors(x: Tensor, replicas: int) -> Tensor:
+    """[B, R * C, h, w] -> [R, B, C * h * w], each image's values in the order of flatten()."""
+    return x.reshape(len(x), replicas, -1).transpose(0, 1)
+
+
+def _uniform(tensor: Tensor, fan_in: int, generator: torch.Generator | None) -> None:
+    """PyTorch's default for weights and biases alike: uniform in +-1 / sqrt(fan_in)."""
+    bound = 1 / math.sqrt(fan_in)
+    with torch.no_grad():
+        tensor.uniform_(-bound, bound, generator=generator)
+
+
+class _Conv(nn.Module):
+    """Convolution 4x4, stride 2, padding 1, no bias: halves height and width."""
+
+    def __init__(self, replicas: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(replicas, outputs, inputs, 4, 4))
+
+    def reset_parameters(self, generator: torch.Generator | None) -> None:
+        _uniform(self.weight, self.weight[0, 0].numel(), generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight.flatten(0, 1), stride=2, padding=1, groups=len(self.weight))
+
+
+class _ConvTranspose(nn.Module):
+    """Transposed convolution 4x4, stride 2, padding 1, no bias: doubles height and width."""
+
+    def __init__(self, replicas: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(replicas, inputs, outputs, 4, 4))
+
+    def reset_parameters(self, generator: torch.Generator | None) -> None:
+        # PyTorch takes the fan-in of a transposed convolution from its outputs.
+        _uniform(self.weight, self.weight[0, 0].numel(), generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.flatten(0, 1)
+        return F.conv_transpose2d(x, weight, stride=2, padding=1, groups=len(self.weight))
+
+
+class _BatchNorm(nn.Module):
+    """BatchNorm over R * C channels, as torch.nn.BatchNorm2d has it (eps 1e-5, momentum 0.1)."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, replicas: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(replicas, channels))
+        self.bias = nn.Parameter(torch.zeros(replicas, channels))
+        self.register_buffer("running_mean", torch.zeros(replicas, channels))
+        self.register_buffer("running_var", torch.ones(replicas, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` is [B, R * C, ...]."""
+        statistics = self.running_mean.view(-1), self.running_var.view(-1)
+        affine = self.weight.view(-1), self.bias.view(-1)
+        return F.batch_norm(x, *statistics, *affine, self.training)
+
+
+class _ConvBlock(nn.Module):
+    """(Transposed) convolution, BatchNorm, ReLU."""
+
+    def __init__(self, conv: _Conv | _ConvTranspose, channels: int) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = _BatchNorm(len(conv.weight), channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(x)))
+
+
+class _Linear(nn.Module):
+    """R linear maps [R, B, inputs] -> [R, B, outputs], with bias."""
+
+    def __init__(self, replicas: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(replicas, outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(replicas, outputs))
+
+    def reset_parameters(self, generator: torch.Generator | None) -> None:
+        for tensor in (self.weight, self.bias):
+            _uniform(tensor, self.weight.shape[-1], generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
+
+
+class _Bottleneck(nn.Module):
+    """Linear to 2048, BatchNorm, ReLU, Linear."""
+
+    def __init__(self, replicas: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.widen = _Linear(replicas, inputs, HIDDEN)
+        self.norm = _BatchNorm(replicas, HIDDEN)
+        self.narrow = _Linear(replicas, HIDDEN, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.widen(x)  # [R, B, 2048]; BatchNorm wants [B, R * 2048]
+        h = F.relu(self.norm(h.transpose(0, 1).flatten(1)))
+        return self.narrow(h.unflatten(1, (len(x), HIDDEN)).transpose(0, 1))
+
+
+class _Memory(nn.Module):
+    """MemAE's memory (Gong et al., ICCV 2019): z becomes a sparse mixture of learned items."""
+
+    def __init__(self, replicas: int, slots: int, shrinkage: float) -> None:
+        super().__init__()
+        self.shrinkage = shrinkage
+        self.items = nn.Parameter(torch.empty(replicas, slots, LATENT))
+
+    def reset_parameters(self, generator: torch.Generator | None) -> None:
+        _uniform(self.items, LATENT, generator)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixture [R, B, 16] and addressing weights [R, B, slots], which sum to 1 an image."""
+        weights = torch.softmax(z @ self.items.mT, -1)
+        weights = torch.where(weights > self.shrinkage, weights, 0.0)
+        weights = F.normalize(weights, p=1, dim=-1)
+        return weights @ self.items, weights

@@ -1,0 +1,144 @@
+"""What an ensemble is trained with and scored by: one commented field a setting.
+
+Defaults are the paper's (Section 3 and the released configuration files). Where paper and
+released code differ, the default is what produced the published numbers and the field's comment
+names the other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from d2ue.errors import InputError
+from d2ue.similarity import SIMILARITIES
+
+BACKBONES = ("ae", "memae", "aeu")
+METHODS = ("ensemble", "output", "dual", "input")
+#: Learning rate by backbone (Section 3, "Implementation Details").
+LEARNING_RATES = {"ae": 5e-4, "memae": 5e-4, "aeu": 1e-3}
+#: What Eq. (6) takes the gradient of, by backbone; the first is the released code's.
+GRADIENT_ERRORS = {"ae": ("l1", "mse"), "memae": ("l1", "mse"), "aeu": ("weighted-mse", "nll")}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How an ensemble is trained. Immutable; equal settings are equal objects.
+
+    Raises:
+        InputError: on a value that has no meaning, naming the field and what it may be.
+    """
+
+    backbone: str = "ae"  # ae | memae | aeu
+    n_learners: int = 3  # N, trained one after another
+    similarity: str = "cka"  # S in Eq. (1); a name of d2ue.similarity.SIMILARITIES
+    repulsion_weight: float = 1.0  # lambda in Eq. (4); 0 = no repulsion
+    layer: str = "z"  # whose feature is repelled: en1 ... z ... de1
+    epochs: int = 250  # passes over the training set; the last state is kept
+    batch_size: int = 64  # images a step; the last partial batch is dropped
+    learning_rate: float | None = None  # Adam's; None = LEARNING_RATES of the backbone
+    beta1: float = 0.5  # Adam's first decay
+    beta2: float = 0.999  # Adam's second decay
+    image_size: int = 64  # pixels a side, a power of two >= 16
+    seed: int = 0  # of initial weights and shuffles
+    memory_slots: int = 25  # MemAE: items in the memory
+    shrinkage: float = 0.0025  # MemAE: hard shrinkage (the configuration's 0.0 is never read)
+    entropy_weight: float = 2e-4  # MemAE: weight of the addressing's entropy in the loss
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_type(field.name, getattr(self, field.name), field.type)
+        _check_choice("backbone", self.backbone, BACKBONES)
+        _check_choice("similarity", self.similarity, tuple(SIMILARITIES))
+        if self.image_size < 16 or self.image_size & (self.image_size - 1):
+            raise InputError(
+                f"image_size must be a power of two of at least 16, not {self.image_size}."
+            )
+        _check_choice("layer", self.layer, layer_names(self.image_size))
+        for name in ("n_learners", "epochs", "memory_slots"):
+            _check_range(name, getattr(self, name), 1)
+        _check_range("batch_size", self.batch_size, 4 if self.similarity == "debiased-cka" else 2)
+        _check_range("seed", self.seed, 0, 2**63 - 1)
+        for name in ("repulsion_weight", "shrinkage", "entropy_weight"):
+            _check_range(name, getattr(self, name), 0.0)
+        _check_range("beta1", self.beta1, 0.0, below=1.0)
+        _check_range("beta2", self.beta2, 0.0, below=1.0)
+        if not self.lr > 0 or not math.isfinite(self.lr):
+            raise InputError(f"learning_rate must be a positive number, not {self.learning_rate}.")
+
+    @property
+    def lr(self) -> float:
+        """Adam's learning rate with the backbone's default filled in."""
+        if self.learning_rate is None:
+            return LEARNING_RATES[self.backbone]
+        return self.learning_rate
+
+    @property
+    def repels(self) -> bool:
+        """Whether Eq. (4) holds a second term at all: lambda = 0 and "none" are one setting."""
+        return self.repulsion_weight > 0 and self.similarity != "none" and self.n_learners > 1
+
+    def replace(self, **changes: object) -> TrainConfig:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+    def as_dict(self) -> dict[str, object]:
+        """The effective settings as plain values: what a saved ensemble records."""
+        return {**dataclasses.asdict(self), "learning_rate": self.lr}
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """How an ensemble's score maps are formed. Higher scores always mean more abnormal.
+
+    Raises:
+        InputError: on an unknown value.
+    """
+
+    method: str = "dual"  # ensemble | output (Eq. 5) | dual (Eq. 6) | input (Eq. 6 without |e|)
+    gradient_error: str | None = None  # L in Eq. (6); None = the first of GRADIENT_ERRORS
+    normalise_error: bool = False  # |f(X) - X| min-max scaled per image, as the paper's text says
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, METHODS)
+        known = tuple(dict.fromkeys(e for errors in GRADIENT_ERRORS.values() for e in errors))
+        if self.gradient_error is not None:
+            _check_choice("gradient_error", self.gradient_error, known)
+
+    def gradient_error_for(self, backbone: str) -> str:
+        """The error whose gradient Eq. (6) takes, checked against the backbone.
+
+        Raises:
+            InputError: if the backbone has no such error (nll needs AEU's second output).
+        """
+        if self.gradient_error is None:
+            return GRADIENT_ERRORS[backbone][0]
+        _check_choice(f"gradient_error of {backbone}", self.gradient_error, GRADIENT_ERRORS[backbone])
+        return self.gradient_error
+
+
+def layer_names(image_size: int) -> tuple[str, ...]:
+    """The layers whose features can be repelled, input to output: nine at 64 x 64."""
+    depth = image_size.bit_length() - 3
+    encoder = tuple(f"en{i}" for i in range(1, depth + 1))
+    return (*encoder, "z", *(f"de{i}" for i in range(depth, 0, -1)))
+
+
+def _check_type(name: str, value: object, annotation: object) -> None:
+    kinds = {"str": str, "int": int, "float": (int, float), "float | None": (int, float, type(None))}
+    if not isinstance(value, kinds[str(annotation)]) or isinstance(value, bool):
+        raise InputError(f"{name} must be of type {annotation}, not {value!r}.")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+
+
+def _check_range(
+    name: str, value: float, least: float, most: float = math.inf, below: float = math.inf
+) -> None:
+    if not (least <= value <= most and value < below) or not math.isfinite(value):
+        limit = f" and below {below:g}" if below < math.inf else ""
+        raise InputError(f"{name} must be at least {least:g}{limit}, not {value!r}.")

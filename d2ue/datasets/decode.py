@@ -1,0 +1,423 @@
+"""Files -> grey uint8 pixels: one image, many images in threads, and a cache of what was decoded.
+
+The pixels are those of the paper's code: Pillow's `convert("L")` first, then its (antialiased)
+bilinear `resize` to a square; the other order gives other pixels for a palette or colour image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import os
+import re
+import stat
+import struct
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import PIL
+from PIL import Image
+from tqdm.auto import tqdm
+
+from d2ue.errors import InputError
+
+DECODER_VERSION = 1  # part of the cache key: raise it when a change here changes a pixel
+
+# Registered by Pillow, but not pictures it can decode: vector graphics that would start another
+# program (Ghostscript), and containers that it only recognises.
+_NOT_PICTURES = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+# In these the first picture is the whole one; the others are its layers or a second lens.
+_FIRST_IS_WHOLE = frozenset({"MPO", "PSD"})
+# Raw modes with more than 8 bits a channel, such as "RGB;16B"; "BGR;16" is 5 + 6 + 5 bits a pixel.
+_DEEP_RAW_MODE = re.compile(r"(?<!BGR);(10|12|14|16|24|32|64)|^BC6H|^SGI16$")
+
+_CHUNK = 32  # images a thread takes at a time
+_CACHE_LIMIT = 2 * 2**30  # bytes kept in the cache folder
+_CACHE_MAGIC = b"d2ue decoded images 1\n"
+_OURS = re.compile(r"[0-9a-f]{64}\.images$|\.d2ue-\w+\.part$")
+_SETTLED_SECONDS = 2.0  # the coarsest clock of a file system in use (FAT, some network shares)
+
+
+def show(name: str | os.PathLike[str]) -> str:
+    """A file name for an error message: quoted, on one line, printable, not endlessly long."""
+    text = repr(os.fspath(name))  # escapes line breaks and bytes that are not UTF-8
+    return text if len(text) <= 300 else f"{text[:140]}...{text[-140:]}"
+
+
+def check_image_size(image_size: int) -> int:
+    """The side in pixels as an int.
+
+    Raises:
+        InputError: if it is not a whole number from 1 to 8192.
+    """
+    whole = isinstance(image_size, (int, np.integer)) and not isinstance(image_size, bool)
+    if not whole or not 1 <= image_size <= 8192:
+        raise InputError(
+            f"image_size must be a whole number of pixels from 1 to 8192, not {image_size!r:.100}."
+        )
+    return int(image_size)
+
+
+@functools.cache
+def _readers() -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Formats that are known by their content, and for each extension those to try for it."""
+    Image.init()
+    pictures = [name for name in Image.ID if name not in _NOT_PICTURES]
+    # A format without a signature (TGA, say) is believed only if the file's name says so too:
+    # a text file named x.png must not be taken for a picture.
+    signed = tuple(name for name in pictures if Image.OPEN[name][1])
+    by_extension = {
+        extension.lower(): signed if name in signed else (*signed, name)
+        for extension, name in Image.registered_extensions().items()
+        if name in pictures
+    }
+    return signed, by_extension
+
+
+def image_extensions() -> frozenset[str]:
+    """Extensions (lower case, with the dot) of the picture formats this Pillow reads."""
+    return frozenset(_readers()[1])
+
+
+# --------------------------------------------------------------------------- one image
+
+
+def decode_image(path: str | os.PathLike[str], image_size: int) -> np.ndarray:
+    """Reads one 8-bit image as the paper's code does: grey first, then bilinear to a square.
+
+    Grey is Pillow's `convert("L")`, ITU-R 601 luma 0.299 R + 0.587 G + 0.114 B; transparency is
+    dropped, not blended. The aspect ratio is not kept. The orientation noted in a photograph's
+    EXIF data is not applied. LAB, which Pillow does not turn into grey, goes through sRGB.
+
+    Args:
+        path: the file; its format is found by its content, whatever its extension.
+        image_size: side of the result in pixels.
+
+    Returns:
+        uint8, shape (image_size, image_size), 0 = black, 255 = white.
+
+    Raises:
+        InputError: if the file is absent, unreadable, empty, truncated, damaged, too large, not a
+            picture, holds several (an animation, a TIFF of many pages), or has more than 8 bits a
+            channel (their window has to be chosen, so they are refused until that is built).
+    """
+    try:
+        if problem := _not_a_file(os.stat(path)):
+            raise InputError(f"{show(path)} {problem}.")
+        with open(path, "rb") as file:
+            return _decode(file, path, image_size)
+    except InputError:
+        raise
+    except Exception as error:  # whatever Pillow's two score of parsers raise on a damaged file
+        raise InputError(f"{show(path)} {_reason(error, path)}.") from error
+
+
+def _not_a_file(status: os.stat_result) -> str | None:
+    """What is wrong with a path before anything is opened (opening a pipe would wait for ever)."""
+    if stat.S_ISDIR(status.st_mode):
+        return "is a folder with the name of an image: rename or remove it"
+    if not stat.S_ISREG(status.st_mode):
+        return "is not an ordinary file: replace it with an image"
+    if status.st_size == 0:
+        return "is empty (0 bytes): copy it again or remove it"
+    return None
+
+
+def _decode(file, path: str | os.PathLike[str], image_size: int) -> np.ndarray:
+    signed, by_extension = _readers()
+    formats = by_extension.get(os.path.splitext(os.fspath(path))[1].lower(), signed)
+    with Image.open(file, formats=formats) as image:
+        if _is_deep(image, file):
+            raise InputError(
+                f"{show(path)} has more than 8 bits a channel, which is refused until it is read "
+                "properly: save it with 8 bits, in the grey-level window you want."
+            )
+        if getattr(image, "is_animated", False) and image.format not in _FIRST_IS_WHOLE:
+            raise InputError(
+                f"{show(path)} holds more than one picture (pages or frames): "
+                "save each as a file of its own."
+            )
+        try:
+            grey = image.convert("L")
+        except ValueError:
+            if image.mode != "LAB":
+                raise
+            grey = image.convert("RGB").convert("L")
+        small = grey.resize((image_size, image_size), Image.Resampling.BILINEAR)
+        return np.asarray(small, dtype=np.uint8)
+
+
+def _is_deep(image: Image.Image, file) -> bool:
+    """Whether the file stores more than 8 bits a channel.
+
+    The mode alone does not tell: Pillow opens 16-bit colour as 8-bit "RGB" without a word.
+    """
+    if image.mode.startswith(("I", "F")):
+        return True
+    if image.format == "TIFF" and max(image.tag_v2.get(258, (1,)), default=1) > 8:  # BitsPerSample
+        return True
+    if image.format in ("JPEG2000", "AVIF") and _is_deep_header(file):
+        return True
+    for tile in image.tile:
+        decoder, args = tile[0], tile[3]
+        args = args if isinstance(args, tuple) else (args,)
+        words = [decoder, *(word for word in args if isinstance(word, str))]
+        if any(_DEEP_RAW_MODE.search(word) for word in words):
+            return True
+        if decoder.startswith("ppm") and args[-1] > 255:  # the largest value the file declares
+            return True
+    return False
+
+
+def _is_deep_header(file) -> bool:
+    """The bit depth in the headers of JPEG 2000 and AVIF, which Pillow does not pass on."""
+    position = file.tell()
+    file.seek(0)
+    head = file.read(2**20)
+    file.seek(position)
+    av1 = head.find(b"av1C")  # AV1CodecConfigurationBox: bit 6 of its third byte is high_bitdepth
+    if av1 >= 0:
+        return bool(head[av1 + 6] & 0x40)
+    size_marker = head.find(b"\xff\x4f\xff\x51")  # SOC, SIZ: 3 bytes a component from byte 42 on
+    if size_marker < 0:
+        return False
+    (components,) = struct.unpack_from(">H", head, size_marker + 40)
+    depths = head[size_marker + 42 : size_marker + 42 + 3 * components : 3]
+    return any((depth & 0x7F) + 1 > 8 for depth in depths)
+
+
+def _reason(error: Exception, path: str | os.PathLike[str]) -> str:
+    """What an error of the system or of Pillow means to the person who owns the file."""
+    code = getattr(error, "errno", None)
+    if code == errno.ENOENT:
+        if os.path.islink(path):
+            return "is a link to a file that is not there: restore that file or remove the link"
+        return "does not exist: restore it or take it off the list"
+    if code in (errno.EACCES, errno.EPERM):
+        return "may not be read (permission denied): change its permissions"
+    if code not in (None, errno.EINVAL):  # EINVAL: a damaged header sent Pillow to a wrong place
+        return f"cannot be read ({os.strerror(code)}): check the disk and the name"
+    if isinstance(error, Image.DecompressionBombError):
+        return "is too large a picture to open safely: save it smaller"
+    if isinstance(error, MemoryError):
+        return "needs more memory than there is: save it smaller"
+    if isinstance(error, PIL.UnidentifiedImageError):
+        return "is not an image that Pillow can read: replace it with a PNG, JPEG or TIFF file"
+    if "truncated" in str(error).lower():
+        return "is cut short (truncated): copy it again or remove it"
+    return "is damaged or of a kind that Pillow cannot decode: copy it again or remove it"
+
+
+# --------------------------------------------------------------------------- many images
+
+
+def decode_files(
+    paths: Sequence[str], image_size: int, *, key: str | None = None, progress: bool = True
+) -> np.ndarray:
+    """Decodes files, in order, or takes their pixels from the cache.
+
+    Args:
+        paths: the files.
+        image_size: side of the result in pixels.
+        key: name of these files' pixels in the cache (see `CacheKey`); None: no cache.
+        progress: show a bar once decoding has taken two seconds.
+
+    Returns:
+        uint8, shape (len(paths), 1, image_size, image_size).
+
+    Raises:
+        InputError: for the first file, in the order of `paths`, that `decode_image` refuses; or if
+            the pixels of all do not fit into memory.
+    """
+    shape = (len(paths), 1, image_size, image_size)
+    if key is not None and (cached := _read_cache(key, shape)) is not None:
+        return cached
+    images = _allocate(shape)
+    _decode_in_threads(paths, images, progress)
+    if key is not None:
+        _write_cache(key, images)
+    return images
+
+
+def _allocate(shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        return np.empty(shape, np.uint8)
+    except (MemoryError, ValueError) as error:
+        raise InputError(
+            f"{shape[0]} images of {shape[2]} x {shape[3]} pixels do not fit into memory: "
+            "choose a smaller image_size or fewer images."
+        ) from error
+
+
+def _decode_in_threads(paths: Sequence[str], images: np.ndarray, progress: bool) -> None:
+    """Fills `images`; Pillow lets go of the interpreter while it decodes, so threads pay."""
+    stop = threading.Event()
+    _readers()  # Pillow's registration of formats is not made for two threads at once
+
+    def work(first: int) -> int:
+        last = min(first + _CHUNK, len(paths))
+        for i in range(first, last):
+            if stop.is_set():
+                break
+            images[i, 0] = decode_image(paths[i], images.shape[-1])
+        return last - first
+
+    bar = tqdm(
+        total=len(paths), desc="decoding", unit="image", delay=2, leave=False, disable=not progress
+    )
+    pool = ThreadPoolExecutor(_thread_count(), thread_name_prefix="decode")
+    with bar, _quiet_pillow():
+        try:
+            jobs: list[Future[int]] = [
+                pool.submit(work, first) for first in range(0, len(paths), _CHUNK)
+            ]
+            for job in jobs:  # in order, so that the first bad file is the one reported
+                bar.update(job.result())
+        finally:  # also on Ctrl-C: each thread ends after the image it has in hand
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _thread_count() -> int:
+    if hasattr(os, "sched_getaffinity"):  # honours the share of a container; not on macOS
+        return min(8, len(os.sched_getaffinity(0)))
+    return min(8, os.cpu_count() or 1)
+
+
+@contextlib.contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Hides Pillow's warnings about metadata; entered once, as the filters are not thread-safe."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+# --------------------------------------------------------------------------- the cache
+
+
+class CacheKey:
+    """The name in the cache of the pixels of some files, built up one file after another.
+
+    SHA-256 over all that the pixels depend on: this decoder, Pillow, the size, and of every file
+    its name, size, both times and inode. A replaced file has another inode or change time, which
+    no program can set, even if its size and modification time are kept.
+    """
+
+    def __init__(self, image_size: int) -> None:
+        start = f"{DECODER_VERSION} {PIL.__version__} {image_size}\0"
+        self._digest = hashlib.sha256(start.encode())
+        self._newest = 0
+
+    def add(self, name: str, status: os.stat_result) -> None:
+        """Takes in the next file."""
+        numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        self._digest.update(os.fsencode(name) + b"\0" + repr(numbers).encode() + b"\0")
+        self._newest = max(self._newest, status.st_ctime_ns)
+
+    def finish(self) -> str | None:
+        """The key; None, so nothing is cached, if a file changed within the last two seconds.
+
+        It could change again within the same tick of the file system's clock, and look the same.
+        """
+        settled = time.time_ns() - self._newest >= _SETTLED_SECONDS * 1e9
+        return self._digest.hexdigest() if settled else None
+
+
+def cache_folder() -> Path | None:
+    """Where decoded images are kept: `D2UE_CACHE`, else `XDG_CACHE_HOME`/d2ue, else ~/.cache/d2ue.
+
+    None, so no cache, where `D2UE_CACHE` is empty or "off", or where there is no home.
+    """
+    try:
+        chosen = os.environ.get("D2UE_CACHE")
+        if chosen is not None:
+            return Path(chosen).expanduser() if chosen.strip().lower() not in ("", "off") else None
+        shared = os.environ.get("XDG_CACHE_HOME", "")
+        return (Path(shared) if os.path.isabs(shared) else Path.home() / ".cache") / "d2ue"
+    except RuntimeError:
+        return None
+
+
+def _cache_file(key: str) -> Path | None:
+    folder = cache_folder()
+    return None if folder is None else folder / f"{key}.images"
+
+
+def _read_cache(key: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The cached pixels; None if there are none or they are not, bit for bit, what was written.
+
+    The file is our magic line, the SHA-256 of the pixels, the pixels: nothing to unpickle or parse.
+    """
+    path = _cache_file(key)
+    if path is None:
+        return None
+    size = int(np.prod(shape, dtype=np.int64))
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size != len(_CACHE_MAGIC) + 32 + size:
+                return None
+            if file.read(len(_CACHE_MAGIC)) != _CACHE_MAGIC:
+                return None
+            expected = file.read(32)
+            images = _allocate(shape)
+            complete = file.readinto(images.data) == size
+        if not complete or hashlib.sha256(images.data).digest() != expected:
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # "used just now", for `_prune`
+        return images
+    except OSError:
+        return None
+
+
+def _write_cache(key: str, images: np.ndarray) -> None:
+    """Keeps the pixels, whole or not at all; a cache that cannot be written is done without."""
+    path = _cache_file(key)
+    if path is None or images.nbytes > _CACHE_LIMIT:
+        return
+    temporary = None
+    try:
+        # Readable by this user only: these may be pictures of patients.
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".d2ue-", suffix=".part")
+        with open(handle, "wb") as file:
+            file.write(_CACHE_MAGIC + hashlib.sha256(images.data).digest())
+            file.write(images.data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        temporary = None
+        _prune(path)
+    except OSError:
+        pass
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _prune(newest: Path) -> None:
+    """Drops the least recently used beyond the limit, and what a killed process left behind.
+
+    Touches nothing but our own names: somebody may point `D2UE_CACHE` at a folder in use.
+    """
+    files = [(path.stat(), path) for path in newest.parent.iterdir() if _OURS.match(path.name)]
+    files.sort(key=lambda file: (file[1] != newest, -file[0].st_mtime_ns))
+    kept = 0
+    for status, path in files:
+        if path.suffix == ".part":
+            if time.time() - status.st_mtime > 24 * 3600:
+                path.unlink(missing_ok=True)
+            continue
+        kept += status.st_size
+        if kept > _CACHE_LIMIT:
+            path.unlink(missing_ok=True)

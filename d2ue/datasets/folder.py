@@ -1,0 +1,471 @@
+"""A folder of images on disk -> `Dataset` or `ImageSet`.
+
+Two layouts are read. The published one is that of the Med-AD benchmarks:
+
+    folder/data.json    {"train": {"0": [names]}, "test": {"0": [names], "1": [names]}}
+    folder/images/      the files named there; 0 = normal, 1 = abnormal
+
+A plain folder holds images and no data.json; sub-folders are read too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from d2ue.datasets.decode import (
+    CacheKey,
+    check_image_size,
+    decode_files,
+    image_extensions,
+    show,
+)
+from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
+from d2ue.errors import InputError
+
+_DATA_JSON_LIMIT = 64 * 2**20  # bytes; 50,000 names take about one MiB
+# A sub-folder of such a name says "not all of this is normal training images".
+_SPLIT_NAME = re.compile(
+    r"(train|test)(ing)?|val(id|idation)?|(ab)?normal|good|bad|anomal\w*", re.I
+)
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The lists of a data.json, as names relative to images/."""
+
+    train: list[str]
+    normal: list[str]
+    abnormal: list[str]
+
+
+def load_folder(
+    folder: str | os.PathLike[str], image_size: int = 64, *, progress: bool = True
+) -> Dataset:
+    """Loads images to train on and, in the published layout, those to test on.
+
+    Images are turned grey and made square as the paper's code does (see `decode_image`), and kept
+    in a cache outside the folder (see `cache_folder`), so that only the first call decodes them.
+
+    Args:
+        folder: the published layout (`images/` and `data.json`; train/unlabeled is ignored), or a
+            plain folder of normal images, searched with its sub-folders. Hidden files and files
+            without the extension of a picture are passed over.
+        image_size: side of the images in pixels.
+        progress: show a bar once decoding has taken two seconds.
+
+    Returns:
+        The data set, named after the folder. `train`: images (n, 1, image_size, image_size) uint8,
+        labels all 0. `test`: the same with labels 0 and 1, normal images first; None for a plain
+        folder or a data.json without test images. Names are those of data.json, in its order, or
+        of the files, relative to the folder with "/", in natural order ("2.png" before "10.png").
+
+    Raises:
+        InputError: if the folder, its data.json or any image is not usable; one sentence says
+            what is wrong, where, and what to do.
+    """
+    image_size = check_image_size(image_size)
+    folder = _existing_folder(folder)
+    name = folder.resolve().name or str(folder)
+    if not _has_data_json(folder):
+        _refuse_mixed(folder)
+        names = _find_images(folder, refuse_splits=True)
+        return Dataset(name, _read(folder, names, image_size, NORMAL, progress=progress))
+    split = _read_split(folder)
+    if not split.train:
+        raise InputError(
+            f"{show(folder / 'data.json')} lists no normal training image under train/0: "
+            "add the names of at least one batch of them."
+        )
+    tested = split.normal + split.abnormal
+    both = _read(
+        folder / "images", split.train + tested, image_size, listed=True, progress=progress
+    )
+    # Slices, not copies: the pixels are in memory once.
+    n = len(split.train)
+    train = ImageSet(both.images[:n], both.names[:n], np.full(n, NORMAL, np.int8))
+    test = ImageSet(both.images[n:], both.names[n:], _labels(split)) if tested else None
+    return Dataset(name, train, test)
+
+
+def load_images(
+    folder_or_paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    image_size: int = 64,
+    *,
+    progress: bool = True,
+) -> ImageSet:
+    """Loads images to score.
+
+    Args:
+        folder_or_paths: a folder in the published layout (its test images are loaded), a plain
+            folder (all its images), one image file, or a list of image files.
+        image_size: side of the images in pixels.
+        progress: show a bar once decoding has taken two seconds.
+
+    Returns:
+        images (n, 1, image_size, image_size) uint8. Labels 0 and 1 in the published layout, normal
+        images first, else None. Names as `load_folder` gives them; for files, the paths as given.
+
+    Raises:
+        InputError: as `load_folder`; also if data.json lists no test images.
+    """
+    image_size = check_image_size(image_size)
+    if not isinstance(folder_or_paths, (str, bytes, os.PathLike)):
+        return _read_paths(folder_or_paths, image_size, progress)
+    if os.path.isfile(_as_path(folder_or_paths)):
+        return _read_paths([folder_or_paths], image_size, progress)
+    folder = _existing_folder(folder_or_paths)
+    if not _has_data_json(folder):
+        return _read(folder, _find_images(folder), image_size, progress=progress)
+    split = _read_split(folder)
+    names = split.normal + split.abnormal
+    if not names:
+        raise InputError(
+            f"{show(folder / 'data.json')} lists no test images under test/0 and test/1: "
+            "add them, or give a plain folder of images."
+        )
+    found = _read(folder / "images", names, image_size, listed=True, progress=progress)
+    return ImageSet(found.images, found.names, _labels(split))
+
+
+def _labels(split: _Split) -> np.ndarray:
+    return np.repeat(
+        np.array([NORMAL, ABNORMAL], np.int8), [len(split.normal), len(split.abnormal)]
+    )
+
+
+# --------------------------------------------------------------------------- which folder
+
+
+def _as_path(path: str | os.PathLike[str]) -> str:
+    try:
+        text = os.fsdecode(path)
+    except TypeError as error:
+        raise InputError(f"a path is expected, not a {type(path).__name__}.") from error
+    if not text or "\0" in text:
+        raise InputError(f"{show(text)} is not the name of a file or folder: give a path.")
+    return text
+
+
+def _existing_folder(folder: str | os.PathLike[str]) -> Path:
+    path = Path(_as_path(folder))
+    try:
+        with os.scandir(path):
+            return path
+    except FileNotFoundError as error:
+        raise InputError(f"{show(path)} does not exist: give the path of one that does.") from error
+    except NotADirectoryError as error:
+        raise InputError(f"{show(path)} is a file: give the path of a folder.") from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | os.PathLike[str], error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or "not a valid name"
+    return InputError(
+        f"{show(path)} cannot be read ({reason}): check its permissions and its name."
+    )
+
+
+def _has_data_json(folder: Path) -> bool:
+    if os.path.lexists(folder / "data.json"):
+        return True
+    if os.path.isdir(folder / "images"):
+        raise InputError(
+            f"{show(folder)} has a folder images/ but no data.json: add the data.json of the "
+            "published layout, or give the folder images/ itself if all its images are normal."
+        )
+    return False
+
+
+def _refuse_mixed(folder: Path) -> None:
+    """The images/ of the published layout holds normal and abnormal ones: not to be trained on."""
+    parent = folder.resolve().parent
+    if folder.resolve().name == "images" and (parent / "data.json").is_file():
+        raise InputError(
+            f"{show(folder)} holds normal and abnormal images of the data.json beside it: "
+            f"give {show(parent)} to train on the normal ones."
+        )
+
+
+# --------------------------------------------------------------------------- a plain folder
+
+
+def _find_images(folder: Path, *, refuse_splits: bool = False) -> list[str]:
+    """Names of all images below a folder, relative to it, in natural order."""
+    names = []
+    for below, entry in _walk(folder):
+        if refuse_splits:
+            _refuse_split(folder / below, entry)
+        if _has_extension(entry.name):  # also a folder of that name: decoding it says so
+            names.append(posixpath.join(below, entry.name))
+            _check_printable(folder, names[-1])
+    if not names:
+        raise InputError(
+            f"{show(folder)} holds no images: put PNG, JPEG or TIFF files there, "
+            "or images/ and data.json in the published layout."
+        )
+    return sorted(names, key=_natural)
+
+
+def _has_extension(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in image_extensions()
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Every entry below a folder that is not hidden, with the folder it is in (relative, "/")."""
+    waiting, seen = [""], set()
+    while waiting:
+        below = waiting.pop()
+        here = folder / below
+        try:
+            status = os.stat(here)
+            with os.scandir(here) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            raise _unreadable(here, error) from error
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder that was read already
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for entry in found:
+            if entry.name.startswith("."):
+                continue
+            yield below, entry
+            if entry.is_dir() and not _has_extension(entry.name):
+                waiting.append(posixpath.join(below, entry.name))
+
+
+def _refuse_split(here: Path, entry: os.DirEntry[str]) -> None:
+    """Keeps a folder with a split of its own from being trained on as if all of it were normal."""
+    split = _SPLIT_NAME.fullmatch(entry.name) and entry.is_dir()
+    if split or entry.name == "data.json":
+        raise InputError(
+            f"{show(here)} holds {show(entry.name)}, so not all images below it may be normal: "
+            "give the folder that holds the normal training images only."
+        )
+
+
+def _check_printable(folder: Path, name: str) -> None:
+    if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in name):
+        raise InputError(
+            f"the name {show(name)} in {show(folder)} has a line break, a control character or "
+            "bytes that are not UTF-8: rename the file."
+        )
+
+
+def _natural(name: str) -> tuple:
+    """Sort key: numbers by value, so that 2 comes before 10; equal values by their spelling."""
+    parts = re.split(r"([0-9]+)", name)
+    # Every other part is a number; its length decides first, which spares int() its digit limit.
+    numbers = (part.lstrip("0") for part in parts[1::2])
+    values = [(len(digits), digits) for digits in numbers]
+    return ([x for pair in zip(parts[0::2], [*values, (0, "")], strict=True) for x in pair], name)
+
+
+# --------------------------------------------------------------------------- data.json
+
+
+class _RepeatedKeyError(ValueError):
+    """JSON readers keep the last of two equal keys without a word; this one does not."""
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _RepeatedKeyError
+    return found
+
+
+def _read_split(folder: Path) -> _Split:
+    path = folder / "data.json"
+    data = _parse(path)
+    if isinstance(test := data.get("test"), dict) and (extra := sorted(set(test) - {"0", "1"})):
+        raise InputError(  # passing over them would make the scores those of another test set
+            f"{show(path)} has {show(extra[0])} under test, where only 0 (normal) and 1 (abnormal) "
+            "may stand: move its names there or remove it."
+        )
+    split = _Split(
+        train=_names(path, data, "train", "0"),
+        normal=_names(path, data, "test", "0"),
+        abnormal=_names(path, data, "test", "1"),
+    )
+    _check_split(path, split)
+    return split
+
+
+def _content(path: Path) -> bytes:
+    try:
+        if not path.is_file():  # a pipe, say, which would be waited for
+            raise InputError(f"{show(path)} is not a file: put the published data.json there.")
+        if path.stat().st_size > _DATA_JSON_LIMIT:
+            raise InputError(f"{show(path)} is larger than 64 MiB: it should only list names.")
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _parse(path: Path) -> dict:
+    content = _content(path)
+    try:
+        data = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique_keys)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{show(path)} is not UTF-8 text: save it as UTF-8.") from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{show(path)} is not valid JSON at line {error.lineno}, column {error.colno}: "
+            "correct it or download it again."
+        ) from error
+    except _RepeatedKeyError as error:
+        raise InputError(f"{show(path)} has the same key twice: keep one of them.") from error
+    except (RecursionError, ValueError) as error:  # nested too deep; a number of 5000 digits
+        raise InputError(
+            f"{show(path)} holds more than lists of names: download it again."
+        ) from error
+    if not isinstance(data, dict):
+        raise _wrong_structure(path, "the top", data)
+    return data
+
+
+def _wrong_structure(path: Path, where: str, found: object) -> InputError:
+    return InputError(
+        f"{show(path)} has {_kind(found)} at {where}, but the published layout is "
+        '{"train": {"0": [names]}, "test": {"0": [names], "1": [names]}}: correct it.'
+    )
+
+
+def _kind(found: object) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    return kinds.get(type(found), "null" if found is None else "a number")
+
+
+def _names(path: Path, data: dict, part: str, key: str) -> list[str]:
+    """The names under part/key, each checked, in one spelling ("./a.png" is "a.png")."""
+    section = data.get(part, {})
+    if not isinstance(section, dict):
+        raise _wrong_structure(path, part, section)
+    found, where = section.get(key, []), f"{part}/{key}"
+    if not isinstance(found, list):
+        raise _wrong_structure(path, where, found)
+    names = [_clean(path, where, name) for name in found]
+    if twice := _first_repeated(names):
+        raise InputError(
+            f"{show(path)} lists {show(twice)} more than once under {where}: keep one."
+        )
+    return names
+
+
+def _clean(path: Path, where: str, name: object) -> str:
+    if not isinstance(name, str):
+        raise InputError(
+            f"{show(path)} has {_kind(name)} among the names under {where}: "
+            "list file names as texts."
+        )
+    parts = re.split(r"[/\\]", name)
+    if ".." in parts or not parts[0] or re.match(r"[A-Za-z]:[/\\]", name):
+        raise InputError(
+            f"{show(path)} lists {show(name)} under {where}, which is not a name inside images/: "
+            "list names relative to images/."
+        )
+    _check_printable(path, name)
+    return posixpath.normpath(name)
+
+
+def _first_repeated(names: Sequence[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def _check_split(path: Path, split: _Split) -> None:
+    train, abnormal = set(split.train), set(split.abnormal)
+    for name in split.normal:
+        if name in abnormal:
+            raise InputError(
+                f"{show(path)} lists {show(name)} as normal (test/0) and as abnormal (test/1): "
+                "keep one."
+            )
+    for name in split.normal + split.abnormal:
+        if name in train:
+            raise InputError(
+                f"{show(path)} lists {show(name)} to train on (train/0) and to test on: keep one."
+            )
+    if bool(split.normal) != bool(split.abnormal):
+        empty, kind = ("test/0", "normal") if split.abnormal else ("test/1", "abnormal")
+        raise InputError(
+            f"{show(path)} lists test images of one class only, none under {empty}: add "
+            f"{kind} ones, or take 'test' out and score the images as a plain folder."
+        )
+
+
+# --------------------------------------------------------------------------- names -> pixels
+
+
+def _read(
+    root: str | Path,
+    names: Sequence[str],
+    image_size: int,
+    label: int | None = None,
+    *,
+    listed: bool = False,
+    progress: bool = True,
+) -> ImageSet:
+    """The images `names` below `root`; `listed`: data.json names them, so some may be absent."""
+    paths = [os.path.join(root, name) for name in names]
+    key = _check_present(root, names, paths, image_size, listed)
+    images = decode_files(paths, image_size, key=key, progress=progress)
+    labels = None if label is None else np.full(len(names), label, np.int8)
+    return ImageSet(images, tuple(names), labels)
+
+
+def _check_present(
+    root: str | Path, names: Sequence[str], paths: Sequence[str], image_size: int, listed: bool
+) -> str | None:
+    """The cache key of the files, after a look whether all of them are there."""
+    absent: list[str] = []
+    key: CacheKey | None = CacheKey(image_size)
+    for name, path in zip(names, paths, strict=True):
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError) as error:
+            key = None  # decoding meets the file again and says what is wrong with it
+            if isinstance(error, FileNotFoundError):
+                absent.append(name)
+        else:
+            if key is not None:
+                key.add(name, status)
+    if absent and listed:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise InputError(
+            f"data.json lists {show(absent[0])}{more}, absent from {show(root)}: "
+            "restore the files or take them out of data.json."
+        )
+    return None if key is None else key.finish()
+
+
+def _read_paths(
+    paths: Sequence[str | os.PathLike[str]], image_size: int, progress: bool
+) -> ImageSet:
+    try:
+        names = [_as_path(path) for path in paths]
+    except TypeError as error:
+        raise InputError(
+            f"a folder or a list of image files is expected, not a {type(paths).__name__}."
+        ) from error
+    if not names:
+        raise InputError("the list of image files is empty: give at least one.")
+    for name in names:
+        _check_printable(Path(), name)
+    if twice := _first_repeated(names):
+        raise InputError(f"{show(twice)} is given more than once: give it once.")
+    return _read("", names, image_size, progress=progress)

@@ -1,0 +1,99 @@
+"""The one type in which images travel: uint8 pixels with names, labels, masks and a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from d2ue.errors import InputError
+
+NORMAL, ABNORMAL = 0, 1
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Grey images of one size, decoded once and kept as uint8.
+
+    Attributes:
+        images: uint8, shape (n, 1, H, W), 0 = black, 255 = white.
+        names: n distinct names, in the order of `images`.
+        labels: int8, shape (n,), 0 = normal, 1 = abnormal; None where the truth is not known.
+        masks: bool, shape (n, 1, H, W), True on abnormal pixels; None where there are none.
+
+    Raises:
+        InputError: if the shapes or types of the parts do not fit together.
+    """
+
+    images: np.ndarray
+    names: tuple[str, ...]
+    labels: np.ndarray | None = None
+    masks: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[1] != 1:
+            raise InputError(
+                "images must be uint8 of shape (n, 1, H, W), "
+                f"not {self.images.dtype} of shape {self.images.shape}."
+            )
+        n = len(self.images)
+        if len(self.names) != n:
+            raise InputError(f"{n} images came with {len(self.names)} names.")
+        if self.labels is not None:
+            if self.labels.shape != (n,):
+                raise InputError(f"{n} images came with labels of shape {self.labels.shape}.")
+            if not np.isin(self.labels, (NORMAL, ABNORMAL)).all():
+                raise InputError("labels must be 0 (normal) or 1 (abnormal).")
+        if self.masks is not None and (
+            self.masks.shape != self.images.shape or self.masks.dtype != np.bool_
+        ):
+            raise InputError(
+                f"masks must be bool of the images' shape {self.images.shape}, "
+                f"not {self.masks.dtype} of shape {self.masks.shape}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_size(self) -> int:
+        """Height (= width) of the images in pixels."""
+        return int(self.images.shape[-1])
+
+    def select(self, which: Sequence[int] | np.ndarray | slice) -> ImageSet:
+        """The images at the positions `which` (indices, a slice or a boolean array)."""
+        index = np.arange(len(self))[which]
+        return ImageSet(
+            self.images[index],
+            tuple(self.names[i] for i in index),
+            None if self.labels is None else self.labels[index],
+            None if self.masks is None else self.masks[index],
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the pixels and their order: what a network trained on this set depends on.
+
+        Names, labels and masks do not enter: training never sees them.
+        """
+        digest = hashlib.sha256(repr(self.images.shape).encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A benchmark: normal images to train on and, where there are any, labelled images to test on.
+
+    Attributes:
+        name: what to call it in tables, e.g. "phantom" or the folder's name.
+        train: normal images only.
+        test: normal and abnormal images with labels; None for a plain folder of normal images.
+    """
+
+    name: str
+    train: ImageSet
+    test: ImageSet | None = None

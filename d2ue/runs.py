@@ -1,0 +1,468 @@
+"""Trained learners and ensembles on disk: crash-safe, resumable, named by their content.
+
+A **store** keeps learners under the name that `d2ue.training.learner_name` gives them:
+
+    store/learners/NAME/weights.safetensors   the network, R = 1
+    store/learners/NAME/learner.json          settings, losses, versions, SHA-256 of the weights
+    store/states/KEY.safetensors              a training left in the middle
+    store/locks/NAME.lock                     one trainer a learner, however many processes ask
+
+A **run folder** is one ensemble that travels by itself:
+
+    RUN/learner_1.safetensors ...             the networks
+    RUN/history.csv                           losses by learner and epoch
+    RUN/ensemble.json                         settings, data fingerprint, versions, SHA-256 of
+                                              every file; written last, so it marks a whole run
+    RUN/.unfinished/                          a store, while the ensemble is being trained
+
+Files are written under a temporary name, flushed to disk and renamed; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
+from torch import Tensor
+
+from d2ue.backbones import Autoencoder
+from d2ue.config import TrainConfig
+from d2ue.datasets.types import ImageSet
+from d2ue.ensemble import Ensemble, join
+from d2ue.errors import InputError
+from d2ue.training import Learner, TrainState, learner_name, learner_settings, train_ensemble
+
+RUN_FORMAT = "d2ue ensemble 1"
+LEARNER_FORMAT = "d2ue learner 1"
+STATE_FORMAT = "d2ue state 1"
+MANIFEST = "ensemble.json"
+UNFINISHED = ".unfinished"
+
+
+class Store:
+    """Learners by name in a folder; any number of processes may share it.
+
+    Args:
+        folder: made when it is first written to.
+        state_interval: least seconds between two states of one training, so that saving 50 MB
+            never takes a noticeable share of the time.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], state_interval: float = 60.0) -> None:
+        self.folder = Path(folder)
+        self.state_interval = state_interval
+        self._last_save = time.monotonic()
+
+    def get(self, name: str) -> Learner | None:
+        """A finished learner, or None.
+
+        Raises:
+            InputError: if its files do not hold what was written.
+        """
+        folder = self.folder / "learners" / name
+        if not (folder / "learner.json").exists():
+            return None
+        manifest = _read_json(folder / "learner.json", LEARNER_FORMAT)
+        try:
+            settings, history = manifest["settings"], manifest["history"]
+            network = _network(settings)
+            sha256 = manifest["weights_sha256"]
+        except (KeyError, TypeError, InputError) as error:
+            raise _damaged(folder / "learner.json") from error
+        _load_weights(network, _read_checked(folder / "weights.safetensors", sha256), folder)
+        return Learner(network.eval(), history)
+
+    def put(self, name: str, settings: dict[str, object], learner: Learner) -> None:
+        """Keep a finished learner; one that is there already stays."""
+        final = self.folder / "learners" / name
+        weights = _dump(learner.network.state_dict(), {"format": LEARNER_FORMAT})
+        manifest = {
+            "format": LEARNER_FORMAT,
+            "name": name,
+            "settings": settings,
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "versions": versions(),
+            "threads": torch.get_num_threads(),
+            "history": learner.history,
+        }
+        with _writing(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(
+                prefix=".", dir=final.parent, ignore_cleanup_errors=True
+            ) as temporary:
+                whole = Path(temporary) / "whole"
+                whole.mkdir()
+                write_file(whole / "weights.safetensors", weights)
+                write_file(whole / "learner.json", _json_bytes(manifest))
+                with contextlib.suppress(FileExistsError):
+                    _rename_new(whole, final)
+            _flush_folder(final.parent)
+
+    @contextlib.contextmanager
+    def claim(self, names: Sequence[str]) -> Iterator[None]:
+        """Hold these names against every other process, waiting until they are free."""
+        locks = self.folder / "locks"
+        with _writing(locks), contextlib.ExitStack() as held:
+            locks.mkdir(parents=True, exist_ok=True)
+            # In one order for everybody, so that two batches cannot wait for each other.
+            for name in sorted(names):
+                held.enter_context(FileLock(locks / f"{name}.lock"))
+            yield
+
+    def load_state(self, names: Sequence[str]) -> TrainState | None:
+        """The state in which training these learners side by side was left, or None.
+
+        Raises:
+            InputError: if the file does not hold what was written.
+        """
+        path = self._state_file(names)
+        if not path.exists():
+            return None
+        with _reading(path):
+            content = path.read_bytes()
+        tensors, header = _parse(content, path, STATE_FORMAT)
+        try:
+            return TrainState(int(header["epoch"]), tensors, json.loads(header["history"]))
+        except (KeyError, ValueError) as error:
+            raise _damaged(path) from error
+
+    def save_state(self, names: Sequence[str], state: TrainState) -> None:
+        """Keep a state, unless the last one is younger than `state_interval`."""
+        if time.monotonic() - self._last_save < self.state_interval:
+            return
+        header = {
+            "format": STATE_FORMAT,
+            "epoch": str(state.epoch),
+            "history": json.dumps(state.history),
+        }
+        path = self._state_file(names)
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(path, _dump(state.tensors, header))
+        self._last_save = time.monotonic()
+
+    def forget_state(self, names: Sequence[str]) -> None:
+        """Drop the state of a training that is finished."""
+        self._state_file(names).unlink(missing_ok=True)
+
+    def _state_file(self, names: Sequence[str]) -> Path:
+        key = hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
+        return self.folder / "states" / f"{key}.safetensors"
+
+
+def fit_run(
+    config: TrainConfig,
+    train: ImageSet,
+    folder: str | os.PathLike[str],
+    *,
+    data_name: str = "",
+    device: str = "auto",
+    progress: bool = True,
+) -> tuple[Ensemble, bool]:
+    """Train an ensemble into a run folder, or take up the training that was left there.
+
+    Args:
+        config: the settings.
+        train: normal images.
+        folder: the run folder; new, empty, unfinished, or holding this very ensemble.
+        data_name: what to call the data in the manifest.
+        device: as for `d2ue.training.train_ensemble`.
+        progress: whether to show a bar.
+
+    Returns:
+        The ensemble, and whether it was there already.
+
+    Raises:
+        InputError: if the folder holds anything else; what is there stays as it is.
+    """
+    run = Path(folder)
+    check_run_folder(run)
+    if (run / MANIFEST).exists():
+        ensemble = load_run(run)
+        if ensemble.config != config or ensemble.fingerprint != train.fingerprint:
+            raise InputError(
+                f"{run} holds an ensemble of other settings or other images: "
+                "give --out a new folder, or remove this one."
+            )
+        return ensemble.to(device), True
+    store = Store(run / UNFINISHED)
+    ensemble = train_ensemble(config, train, device=device, progress=progress, store=store)
+    save_run(ensemble, run, data_name=data_name, n_train=len(train))
+    return ensemble, False
+
+
+def check_run_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuse to train into a folder that holds something else.
+
+    Raises:
+        InputError: if it is a file, or has content that no run has.
+    """
+    run = Path(folder)
+    if run.exists() and not run.is_dir():
+        raise InputError(f"{run} is a file: give --out a folder.")
+    if not run.exists() or (run / MANIFEST).exists() or (run / UNFINISHED).is_dir():
+        return
+    with _reading(run):
+        if any(run.iterdir()):
+            raise InputError(f"{run} is not empty and holds no run: give --out a new folder.")
+
+
+def save_run(
+    ensemble: Ensemble, folder: str | os.PathLike[str], *, data_name: str = "", n_train: int = 0
+) -> None:
+    """Write an ensemble as a run folder; the manifest comes last.
+
+    Raises:
+        InputError: if the folder cannot be written; no manifest is left then.
+    """
+    run = Path(folder)
+    files = {
+        f"learner_{i + 1}.safetensors": _dump(
+            ensemble.network.replica(i).state_dict(), {"format": LEARNER_FORMAT}
+        )
+        for i in range(len(ensemble))
+    }
+    files["history.csv"] = _history_csv(ensemble).encode()
+    fingerprint = ensemble.fingerprint
+    numbers = range(1, len(ensemble) + 1)
+    manifest = {
+        "format": RUN_FORMAT,
+        "config": ensemble.config.as_dict(),
+        "data": {"name": data_name, "train_images": n_train, "fingerprint": fingerprint},
+        "learners": [learner_name(ensemble.config, k, fingerprint) for k in numbers],
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        "device": str(ensemble.device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+    with _writing(run):
+        run.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_file(run / name, content)
+        write_file(run / MANIFEST, _json_bytes(manifest))
+    shutil.rmtree(run / UNFINISHED, ignore_errors=True)
+
+
+def load_run(folder: str | os.PathLike[str], device: str = "cpu") -> Ensemble:
+    """Read an ensemble from a run folder, checking every file against the manifest.
+
+    Raises:
+        InputError: if the folder is missing, unfinished, damaged or not a run.
+    """
+    run = Path(folder)
+    if not run.is_dir():
+        raise InputError(f"There is no run folder {run}: train one with 'd2ue fit'.")
+    if not (run / MANIFEST).exists():
+        if (run / UNFINISHED).is_dir():
+            raise InputError(
+                f"The training in {run} is not finished: run the same 'd2ue fit' again to go on."
+            )
+        raise InputError(f"{run} is not a run folder, it has no {MANIFEST}: see 'd2ue fit'.")
+    manifest = _read_json(run / MANIFEST, RUN_FORMAT)
+    try:
+        config = TrainConfig(**manifest["config"])
+        files = dict(manifest["files"])
+        fingerprint = str(manifest["data"]["fingerprint"])
+        names = [f"learner_{k}.safetensors" for k in range(1, config.n_learners + 1)]
+        hashes = [str(files[name]) for name in names]
+        history = _read_history(_read_checked(run / "history.csv", str(files["history.csv"])))
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError) and "history.csv" in str(error):
+            raise
+        raise _damaged(run / MANIFEST) from error
+    networks = []
+    for name, sha256 in zip(names, hashes, strict=True):
+        network = _network(config.as_dict())
+        _load_weights(network, _read_checked(run / name, sha256), run / name)
+        networks.append(network)
+    return join(config, networks, fingerprint, history).to(device)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: temporary name, flush to disk, rename.
+
+    Raises:
+        OSError: if it cannot be written; what stood there before still does.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide it from colleagues
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _flush_folder(path.parent)
+
+
+def versions() -> dict[str, str]:
+    """What the numbers may depend on: package, torch, Python, processor."""
+    try:
+        own = metadata.version("d2ue")
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        own = "unknown"
+    return {
+        "d2ue": own,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _network(settings: dict[str, Any]) -> Autoencoder:
+    """An R = 1 network of the given settings; its weights are to be replaced."""
+    c = TrainConfig(
+        **{k: settings[k] for k in ("backbone", "image_size", *_MEMORY) if k in settings}
+    )
+    generator = torch.Generator()  # of its own, so that torch's global stream is left alone
+    return Autoencoder(c.backbone, 1, c.image_size, c.memory_slots, c.shrinkage, generator)
+
+
+_MEMORY = ("memory_slots", "shrinkage")
+
+
+def _load_weights(network: Autoencoder, content: bytes, where: Path) -> None:
+    tensors, _ = _parse(content, where, LEARNER_FORMAT)
+    expected = {k: (v.shape, v.dtype) for k, v in network.state_dict().items()}
+    if {k: (v.shape, v.dtype) for k, v in tensors.items()} != expected:
+        raise InputError(f"{where} holds weights of another network: train it again.")
+    if not all(torch.isfinite(v).all() for v in tensors.values()):
+        raise InputError(f"{where} holds weights that are not finite: train it again.")
+    network.load_state_dict(tensors)
+
+
+def _dump(tensors: dict[str, Tensor], header: dict[str, str]) -> bytes:
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    return dump_tensors(plain, metadata=header)
+
+
+def _parse(content: bytes, path: Path, wanted: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header of a safetensors file of ours."""
+    try:
+        tensors = load_tensors(content)
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    except (SafetensorError, ValueError, RecursionError, AttributeError) as error:
+        raise _damaged(path) from error
+    if header.get("format") != wanted:
+        raise InputError(f"{path} is not a file of this program: remove it or give another folder.")
+    return tensors, header
+
+
+def _read_json(path: Path, wanted: str) -> dict[str, Any]:
+    with _reading(path):
+        content = path.read_bytes()
+    try:
+        manifest = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path) from error
+    if not isinstance(manifest, dict) or manifest.get("format") != wanted:
+        raise InputError(f"{path} was not written by this program: give another folder.")
+    return manifest
+
+
+def _read_checked(path: Path, sha256: str) -> bytes:
+    with _reading(path):
+        content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise _damaged(path)
+    return content
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(
+        f"{path} is damaged or incomplete: remove its folder and train again, "
+        "or copy it anew from where it came."
+    )
+
+
+def _json_bytes(value: object) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def _history_csv(ensemble: Ensemble) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("learner", "epoch", "loss", "similarity"))
+    for number, epochs in enumerate(ensemble.history, 1):
+        for epoch, losses in enumerate(epochs, 1):
+            writer.writerow((number, epoch, repr(losses["loss"]), repr(losses["similarity"])))
+    return text.getvalue()
+
+
+def _read_history(content: bytes) -> list[list[dict[str, float]]]:
+    history: dict[str, list[dict[str, float]]] = {}
+    for row in csv.DictReader(io.StringIO(content.decode())):
+        losses = {"loss": float(row["loss"]), "similarity": float(row["similarity"])}
+        history.setdefault(row["learner"], []).append(losses)
+    return list(history.values())
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say in a sentence why something cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free some space" if full else "give a folder that can be written to"
+        raise InputError(f"{path} cannot be written ({error.strerror}): {advice}.") from error
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say in a sentence why something cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}): check that it is there and yours to read."
+        ) from error
+
+
+def _rename_new(source: Path, target: Path) -> None:
+    """Rename a folder to a name that is free."""
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise FileExistsError(target) from error
+        raise
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut, where the system lets folders be flushed."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,541 @@
+"""Training: Eq. (1) and (4), learners one after another, many ensembles side by side.
+
+The first learner of an ensemble is trained on reconstruction alone; every later one is also
+pushed away from the features of its seniors. Seniors are frozen, in evaluation mode, and nothing
+augments the images, so a senior's feature of a training image never changes: it is computed once
+for every image and looked up by index. That is exact, and makes the cost of an ensemble linear in
+its learners.
+
+Randomness comes from (seed, learner number, epoch) alone, drawn on the CPU whatever the device:
+initial weights and shuffles are the same for every lambda, metric and layer, and a training that
+was stopped needs no random state to go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from d2ue.backbones import Autoencoder, Reconstruction, stack
+from d2ue.config import TrainConfig
+from d2ue.datasets.types import ImageSet
+from d2ue.ensemble import Ensemble, features_of, join, resolve_device, to_unit_range
+from d2ue.errors import DivergedError, InputError
+from d2ue.similarity import SIMILARITIES, Similarity
+
+#: Raised whenever a change alters what a learner learns; part of every learner's name.
+TRAINING_VERSION = 1
+
+
+def reconstruction_loss(
+    backbone: str, output: Reconstruction, images: Tensor, entropy_weight: float = 2e-4
+) -> Tensor:
+    """L_orig of Eq. (4), for each replica.
+
+    AE: mean (x - f)². MemAE: the same + entropy_weight * mean entropy of the addressing
+    (Gong et al. 2019, Eq. 9-10). AEU: mean exp(-s) (x - mu)² + mean s, twice the Gaussian
+    negative log-likelihood without its constant (Mao et al. 2020).
+
+    Args:
+        backbone: "ae", "memae" or "aeu".
+        output: what the network gave for `images`.
+        images: [R, B, 1, H, W].
+        entropy_weight: MemAE only.
+
+    Returns:
+        Shape [R].
+    """
+    squared_error = (images - output.mean).square()
+    if output.log_variance is not None:
+        s = output.log_variance
+        return (torch.exp(-s) * squared_error).mean((1, 2, 3, 4)) + s.mean((1, 2, 3, 4))
+    loss = squared_error.mean((1, 2, 3, 4))
+    if output.addressing is not None:
+        w = output.addressing
+        loss = loss + entropy_weight * -(w * torch.log(w + 1e-12)).sum(-1).mean(1)
+    return loss
+
+
+def repulsion_loss(seniors: Tensor, q: Tensor, similarity: Similarity) -> Tensor:
+    """L_sim, Eq. (1): the mean similarity of a learner's feature to each senior's.
+
+    Args:
+        seniors: features P_j of the n-1 seniors, [..., n-1, B, d]; n-1 may be 0.
+        q: feature Q_n of the learner in training, [..., B, d].
+        similarity: S, one of d2ue.similarity.
+
+    Returns:
+        Shape [...]; 0 for the first learner.
+    """
+    if seniors.shape[-3] == 0:
+        return q.new_zeros(q.shape[:-2])
+    return similarity(seniors, q.unsqueeze(-3)).mean(-1)
+
+
+def total_loss(l_orig: Tensor, l_sim: Tensor, repulsion_weight: float | Tensor) -> Tensor:
+    """Eq. (4): L_total = L_orig + lambda * L_sim."""
+    return l_orig + repulsion_weight * l_sim
+
+
+@dataclass(frozen=True)
+class LearnerTask:
+    """One learner to train.
+
+    Attributes:
+        config: the ensemble's settings.
+        number: 1 for the first learner, up to config.n_learners.
+        seniors: features of learners 1 ... number-1 over the training set in its order,
+            [number-1, n, d]; None where nothing is repelled.
+    """
+
+    config: TrainConfig
+    number: int
+    seniors: Tensor | None = None
+
+    @property
+    def stream(self) -> tuple[int, int]:
+        """What all of this learner's randomness derives from."""
+        return self.config.seed, self.number
+
+    def stackable_with(self, other: LearnerTask) -> bool:
+        """Whether both can be replicas of one network in one training loop."""
+        return self._shape() == other._shape()
+
+    def _shape(self) -> tuple[object, ...]:
+        per_replica = {"seed": 0, "similarity": "none", "repulsion_weight": 0.0, "n_learners": 1}
+        senior_shape = None if self.seniors is None else self.seniors.shape
+        layer = self.config.layer if self.seniors is not None else "z"
+        return self.config.replace(**per_replica, layer=layer), senior_shape
+
+
+@dataclass
+class TrainState:
+    """All that a training loop needs to go on after `epoch` epochs, replicas stacked.
+
+    Attributes:
+        epoch: epochs finished.
+        tensors: weights and BatchNorm statistics ("network.*") and Adam's moments ("adam.*").
+        history: one dict an epoch: lists over replicas of "loss" (L_orig) and "similarity" (L_sim).
+    """
+
+    epoch: int
+    tensors: dict[str, Tensor]
+    history: list[dict[str, list[float]]] = field(default_factory=list)
+
+
+def initial_network(task: LearnerTask) -> Autoencoder:
+    """The untrained learner: weights drawn on the CPU from its own stream, R = 1."""
+    c = task.config
+    generator = torch.Generator().manual_seed(_entropy(*task.stream, 0))
+    return Autoencoder(c.backbone, 1, c.image_size, c.memory_slots, c.shrinkage, generator)
+
+
+def shuffle(n: int, stream: tuple[int, int], epoch: int) -> Tensor:
+    """The order of n images in one epoch, drawn from (seed, learner number, epoch); int64 (n,)."""
+    generator = torch.Generator().manual_seed(_entropy(*stream, 1 + epoch))
+    return torch.randperm(n, generator=generator)
+
+
+def train_learners(
+    tasks: Sequence[LearnerTask],
+    images: np.ndarray | Tensor,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    state: TrainState | None = None,
+    save: Callable[[TrainState], None] | None = None,
+    on_epoch: Callable[[int, dict[str, list[float]]], None] | None = None,
+) -> tuple[Autoencoder, list[dict[str, list[float]]]]:
+    """Train learners side by side, each as if alone.
+
+    Args:
+        tasks: the learners; they may differ in seed, number, similarity and lambda.
+        images: uint8 [n, 1, H, W].
+        device: where to train.
+        dtype: float32, or float64 for tests of exactness.
+        state: of the same tasks, to go on from; None starts anew.
+        save: called after every epoch but the last with the state; may decline to keep it.
+        on_epoch: called after every epoch with its number (from 0) and its entry of the history.
+
+    Returns:
+        The trained networks as replicas of one (evaluation mode, in the tasks' order), and the
+        history: per epoch the mean of "loss" (L_orig) and "similarity" (L_sim), a list over tasks.
+        A replica whose loss stopped being finite leaves the others alone; when none is finite
+        any more, training stops early.
+
+    Raises:
+        InputError: if tasks cannot be stacked or there are fewer images than one batch.
+    """
+    config = tasks[0].config
+    if not all(tasks[0].stackable_with(task) for task in tasks):
+        raise InputError("Learners that train together must share all but seed, metric and lambda.")
+    n, batch_size = len(images), config.batch_size
+    if n < batch_size:
+        raise InputError(
+            f"There are {n} training images, fewer than one batch of {batch_size}: "
+            "add images or lower the batch size."
+        )
+    device = torch.device(device)
+    network = stack([initial_network(task) for task in tasks]).to(device, dtype).train()
+    betas = (config.beta1, config.beta2)
+    adam = torch.optim.Adam(network.parameters(), lr=config.lr, betas=betas, fused=True)
+    history: list[dict[str, list[float]]] = []
+    if state is not None:
+        _restore(state, network, adam)
+        history = list(state.history)
+
+    pixels = torch.as_tensor(images).to(device)
+    objective = _Objective(tasks, device, dtype)
+    rows = torch.arange(len(tasks), device=device).unsqueeze(1)
+    for epoch in range(len(history), config.epochs):
+        order = torch.stack([shuffle(n, task.stream, epoch) for task in tasks]).to(device)
+        sums = torch.zeros(2, len(tasks), dtype=torch.float64, device=device)
+        steps = n // batch_size
+        for step in range(steps):
+            index = order[:, step * batch_size : (step + 1) * batch_size]
+            l_orig, l_sim = objective(network, to_unit_range(pixels[index], dtype), rows, index)
+            adam.zero_grad(set_to_none=True)
+            # Summed, not averaged: a replica's gradient must not depend on how many there are.
+            total_loss(l_orig, l_sim, objective.weights).sum().backward()
+            adam.step()
+            sums += torch.stack([l_orig.detach(), l_sim.detach()])
+        loss, similarity = (sums / steps).tolist()  # the one look at the device in an epoch
+        history.append({"loss": loss, "similarity": similarity})
+        if on_epoch:
+            on_epoch(epoch, history[-1])
+        if not any(math.isfinite(value) for value in loss):
+            break
+        if save and epoch + 1 < config.epochs:
+            save(TrainState(epoch + 1, _state_tensors(network, adam), list(history)))
+    return network.eval(), history
+
+
+class _Objective:
+    """L_orig and L_sim of every replica; holds what is fixed over a training."""
+
+    def __init__(
+        self, tasks: Sequence[LearnerTask], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.config = tasks[0].config
+        self.replicas = len(tasks)
+        weights = [t.config.repulsion_weight if t.seniors is not None else 0.0 for t in tasks]
+        self.weights = torch.tensor(weights, device=device, dtype=dtype)
+        self.seniors: Tensor | None = None
+        self.metrics: list[tuple[Similarity, Tensor]] = []
+        if tasks[0].seniors is not None:
+            stacked = torch.stack([t.seniors for t in tasks if t.seniors is not None])
+            self.seniors = stacked.to(device, dtype)
+            names = [t.config.similarity for t in tasks]
+            for name in dict.fromkeys(names):
+                which = [i for i, other in enumerate(names) if other == name]
+                self.metrics.append((SIMILARITIES[name], torch.tensor(which, device=device)))
+
+    def __call__(
+        self, network: Autoencoder, x: Tensor, rows: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Both losses, each [R], for images x [R, B, 1, H, W] standing at `index` [R, B]."""
+        c = self.config
+        output = network(x, c.layer if self.seniors is not None else None)
+        l_orig = reconstruction_loss(c.backbone, output, x, c.entropy_weight)
+        if self.seniors is None or output.feature is None:
+            return l_orig, torch.zeros_like(l_orig)
+        p = self.seniors[rows, :, index].transpose(1, 2)  # [R, B, n-1, d] -> [R, n-1, B, d]
+        l_sim = torch.zeros_like(l_orig)
+        for metric, which in self.metrics:
+            value = repulsion_loss(p[which], output.feature[which], metric)
+            l_sim = l_sim.index_copy(0, which, value.to(l_sim.dtype))
+        return l_orig, l_sim
+
+
+def learner_settings(config: TrainConfig, number: int, fingerprint: str) -> dict[str, object]:
+    """What acts on learner `number` of an ensemble, and nothing else: the content of its name.
+
+    The first learner has no repulsion in it; lambda = 0 and "none" are one setting; the number of
+    learners to come is not part of it. Repelled learners hold their seniors' names.
+    """
+    kept = ("backbone", "epochs", "batch_size", "beta1", "beta2", "image_size", "seed")
+    settings: dict[str, object] = {name: getattr(config, name) for name in kept}
+    settings |= {"learning_rate": config.lr, "number": number, "data": fingerprint}
+    settings |= {"precision": "float32", "training_version": TRAINING_VERSION}
+    if config.backbone == "memae":
+        for name in ("memory_slots", "shrinkage", "entropy_weight"):
+            settings[name] = getattr(config, name)
+    if number > 1 and config.repels:
+        for name in ("similarity", "repulsion_weight", "layer"):
+            settings[name] = getattr(config, name)
+        seniors = range(1, number)
+        settings["seniors"] = [learner_name(config, j, fingerprint) for j in seniors]
+    return settings
+
+
+def learner_name(config: TrainConfig, number: int, fingerprint: str) -> str:
+    """The learner's name: 16 hex digits of the SHA-256 of its settings."""
+    text = json.dumps(learner_settings(config, number, fingerprint), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class LearnerStore(Protocol):
+    """Where learners are kept by name while ensembles are trained; `d2ue.runs.Store` is one."""
+
+    def get(self, name: str) -> Learner | None:
+        """A finished learner, or None."""
+
+    def put(self, name: str, settings: dict[str, object], learner: Learner) -> None:
+        """Keep a finished learner."""
+
+    def claim(self, names: Sequence[str]) -> AbstractContextManager[None]:
+        """Hold these names against every other process, waiting until they are free."""
+
+    def load_state(self, names: Sequence[str]) -> TrainState | None:
+        """The state in which training these learners together was left, or None."""
+
+    def save_state(self, names: Sequence[str], state: TrainState) -> None:
+        """Keep such a state; may decline while the last one is young."""
+
+    def forget_state(self, names: Sequence[str]) -> None:
+        """Drop it, once the learners are finished."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """One trained learner: its network (R = 1, on the CPU) and one dict an epoch of its losses."""
+
+    network: Autoencoder
+    history: list[dict[str, float]]
+
+
+def train_ensemble(
+    config: TrainConfig,
+    train: ImageSet,
+    *,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+    store: LearnerStore | None = None,
+) -> Ensemble:
+    """Train one ensemble (Eq. 1 and 4), learner after learner.
+
+    Args:
+        config: the settings; defaults are the paper's.
+        train: normal images; labels are not looked at.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps".
+        progress: whether to show a bar with loss and time left.
+        store: where finished learners and states on the way are kept, so that a stopped training
+            goes on; None keeps nothing.
+
+    Returns:
+        The ensemble, in evaluation mode.
+
+    Raises:
+        InputError: if the images do not fit the settings.
+        DivergedError: if the loss stops being finite.
+    """
+    return train_ensembles([config], train, device=device, progress=progress, store=store)[0]
+
+
+def train_ensembles(
+    configs: Sequence[TrainConfig],
+    train: ImageSet,
+    *,
+    device: str | torch.device = "auto",
+    replicas: int | None = None,
+    progress: bool = True,
+    store: LearnerStore | None = None,
+) -> list[Ensemble]:
+    """Train several ensembles on one set of images; what they share is trained once.
+
+    First learners do not depend on lambda, metric or layer, and an ensemble without repulsion is
+    part of every larger one: learners are named by what acts on them (`learner_settings`), and each
+    name is trained once. Learners that can train side by side do, up to `replicas` of them.
+
+    Args:
+        configs: the ensembles' settings; they may differ in anything.
+        train: normal images; labels are not looked at.
+        device: as for `train_ensemble`.
+        replicas: learners trained side by side at most; None = 8 on CUDA, 1 on a CPU, where
+            replicas share the same cores and save nothing.
+        progress: whether to show a bar with loss and time left.
+        store: where finished learners and states on the way are kept; None keeps nothing.
+
+    Returns:
+        One ensemble a config, in order.
+
+    Raises:
+        InputError: if the images do not fit the settings.
+        DivergedError: if the loss of an ensemble stops being finite; the others' learners are
+            trained first, and kept in the store.
+    """
+    device = resolve_device(device)
+    replicas = replicas or (8 if device.type == "cuda" else 1)
+    for config in configs:
+        if train.image_size != config.image_size:
+            raise InputError(
+                f"The images are {train.image_size} pixels a side and the settings say "
+                f"{config.image_size}: load them at image_size={config.image_size}."
+            )
+    plan = _Plan(configs, train, device, store)
+    with tqdm(
+        total=plan.epochs(), desc="training", unit="epoch", disable=not progress, delay=1
+    ) as bar:
+        for number in range(1, max(c.n_learners for c in configs) + 1):
+            for tasks in plan.groups(number, replicas):
+                plan.train(tasks, bar)
+    plan.complain()
+    return [plan.ensemble(config) for config in configs]
+
+
+class _Plan:
+    """The distinct learners behind some ensembles, and those that are there already."""
+
+    def __init__(
+        self,
+        configs: Sequence[TrainConfig],
+        train: ImageSet,
+        device: torch.device,
+        store: LearnerStore | None,
+    ) -> None:
+        self.configs, self.train_set, self.device, self.store = configs, train, device, store
+        self.learners: dict[str, Learner] = {}
+        self.features: dict[tuple[str, str], Tensor] = {}
+        self.failed: dict[str, TrainConfig] = {}
+
+    def names(self, config: TrainConfig) -> list[str]:
+        numbers = range(1, config.n_learners + 1)
+        return [learner_name(config, k, self.train_set.fingerprint) for k in numbers]
+
+    def epochs(self) -> int:
+        """Epochs of all distinct learners, finished ones included."""
+        distinct = {name: c.epochs for c in self.configs for name in self.names(c)}
+        return sum(distinct.values())
+
+    def groups(self, number: int, replicas: int) -> Iterator[dict[str, LearnerTask]]:
+        """The learners of one number, by name, in groups that train together."""
+        waiting: dict[str, LearnerTask] = {}
+        for config in self.configs:
+            names = self.names(config)[:number]
+            if len(names) == number and not self.failed.keys() & set(names):
+                waiting.setdefault(names[-1], self.task(config, number))
+        while waiting:
+            first = next(iter(waiting.values()))
+            fitting = [name for name, task in waiting.items() if first.stackable_with(task)]
+            yield {name: waiting.pop(name) for name in fitting[:replicas]}
+
+    def task(self, config: TrainConfig, number: int) -> LearnerTask:
+        if number == 1 or not config.repels:
+            return LearnerTask(config, number)
+        seniors = self.names(config)[: number - 1]
+        features = [self.feature(name, config.layer) for name in seniors]
+        return LearnerTask(config, number, torch.stack(features))
+
+    def feature(self, name: str, layer: str) -> Tensor:
+        """A senior's feature of every training image [n, d], evaluation mode, computed once."""
+        if (name, layer) not in self.features:
+            senior = stack([self.learners[name].network]).to(self.device)
+            images = torch.as_tensor(self.train_set.images)
+            batches = (
+                to_unit_range(images[i : i + 256].to(self.device))
+                for i in range(0, len(images), 256)
+            )
+            self.features[name, layer] = features_of(senior, batches, layer)[0].cpu()
+        return self.features[name, layer]
+
+    def train(self, tasks: dict[str, LearnerTask], bar: tqdm) -> None:
+        """Train a group, or take from the store what is there; both end in `self.learners`."""
+        with self.store.claim(list(tasks)) if self.store else nullcontext():
+            missing = {}
+            for name, task in tasks.items():
+                learner = self.store.get(name) if self.store else None
+                if learner is None:
+                    missing[name] = task
+                else:
+                    self.learners[name] = learner
+                    bar.update(task.config.epochs)
+            if missing:
+                self._train_missing(missing, bar)
+
+    def _train_missing(self, tasks: dict[str, LearnerTask], bar: tqdm) -> None:
+        names, group = list(tasks), list(tasks.values())
+        state = self.store.load_state(names) if self.store else None
+        bar.update(len(tasks) * (state.epoch if state else 0))
+        numbers = sorted({task.number for task in group})
+        bar.set_description(f"learner {numbers[0]} of {max(t.config.n_learners for t in group)}")
+
+        def on_epoch(_: int, losses: dict[str, list[float]]) -> None:
+            bar.set_postfix(
+                {key: f"{np.mean(value):.4g}" for key, value in losses.items()}, refresh=False
+            )
+            bar.update(len(tasks))
+
+        network, history = train_learners(
+            group,
+            self.train_set.images,
+            device=self.device,
+            state=state,
+            save=(lambda s: self.store.save_state(names, s)) if self.store else None,
+            on_epoch=on_epoch,
+        )
+        for i, (name, task) in enumerate(tasks.items()):
+            own = [{key: value[i] for key, value in epoch.items()} for epoch in history]
+            if not math.isfinite(own[-1]["loss"]):
+                self.failed[name] = task.config
+                continue
+            self.learners[name] = Learner(network.replica(i).cpu(), own)
+            if self.store:
+                fingerprint = self.train_set.fingerprint
+                settings = learner_settings(task.config, task.number, fingerprint)
+                self.store.put(name, settings, self.learners[name])
+        if self.store:
+            self.store.forget_state(names)
+
+    def complain(self) -> None:
+        """Raise for the learners whose loss stopped being finite."""
+        if self.failed:
+            what = "; ".join(
+                f"{c.backbone}, seed {c.seed}, lambda {c.repulsion_weight:g}"
+                for c in self.failed.values()
+            )
+            raise DivergedError(
+                f"The training loss stopped being finite ({what}): lower the learning rate."
+            )
+
+    def ensemble(self, config: TrainConfig) -> Ensemble:
+        learners = [self.learners[name] for name in self.names(config)]
+        networks, histories = [x.network for x in learners], [x.history for x in learners]
+        # Stacking copies, so that ensembles that share a learner share no weights.
+        return join(config, networks, self.train_set.fingerprint, histories).to(self.device)
+
+
+def _entropy(*key: int) -> int:
+    """A 63-bit seed that depends on every part of `key`."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _state_tensors(network: Autoencoder, adam: torch.optim.Adam) -> dict[str, Tensor]:
+    """Weights, statistics and Adam's moments under names; no copies are made."""
+    tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        for key, value in adam.state[parameter].items():
+            tensors[f"adam.{key}.{name}"] = value
+    return tensors
+
+
+def _restore(state: TrainState, network: Autoencoder, adam: torch.optim.Adam) -> None:
+    """Put a state's tensors where `_state_tensors` took them from."""
+    prefix = "network."
+    network.load_state_dict(
+        {k[len(prefix) :]: v for k, v in state.tensors.items() if k.startswith(prefix)}
+    )
+    for name, parameter in network.named_parameters():
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            value = state.tensors[f"adam.{key}.{name}"]
+            # Fused Adam keeps its step count beside the weights.
+            adam.state[parameter][key] = value.to(parameter.device).clone()
