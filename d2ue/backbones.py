@@ -4,7 +4,8 @@ Layers at 64 x 64 (released configuration; `B` images, sizes without the replica
 
 | name | layer | output |
 |---|---|---|
-| en1 ... en4 | conv 4x4 stride 2 pad 1 without bias, BatchNorm, ReLU | 16x32x32, 32x16x16, 64x8x8, 64x4x4 |
+| en1, en2 | conv 4x4 stride 2 pad 1 without bias, BatchNorm, ReLU | 16x32x32, 32x16x16 |
+| en3, en4 | the same | 64x8x8, 64x4x4 |
 | z | Linear 1024-2048, BatchNorm, ReLU, Linear 2048-16 | 16 |
 | (memory) | MemAE only: z is replaced by a mixture of 25 items | 16 |
 | de4 | Linear 16-2048, BatchNorm, ReLU, Linear 2048-1024 | 64x4x4 |
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -87,15 +89,13 @@ class Autoencoder(nn.Module):
 
         inward, outward = [1, *widths], [*widths[::-1], outputs]
         self.encoder = nn.ModuleList(
-            _ConvBlock(_Conv(replicas, a, b), b)
-            for a, b in zip(inward, inward[1:], strict=False)
+            _ConvBlock(_Conv(replicas, a, b), b) for a, b in pairwise(inward)
         )
         self.to_latent = _Bottleneck(replicas, flat, LATENT)
         self.memory = _Memory(replicas, memory_slots, shrinkage) if backbone == "memae" else None
         self.from_latent = _Bottleneck(replicas, LATENT, flat)
         self.decoder = nn.ModuleList(
-            _ConvBlock(_ConvTranspose(replicas, a, b), b)
-            for a, b in zip(outward, outward[1:-1], strict=False)
+            _ConvBlock(_ConvTranspose(replicas, a, b), b) for a, b in pairwise(outward[:-1])
         )
         self.output = _ConvTranspose(replicas, outward[-2], outputs)
         self.reset_parameters(generator)

@@ -114,7 +114,9 @@ class ScoreConfig:
         """
         if self.gradient_error is None:
             return GRADIENT_ERRORS[backbone][0]
-        _check_choice(f"gradient_error of {backbone}", self.gradient_error, GRADIENT_ERRORS[backbone])
+        _check_choice(
+            f"gradient_error of {backbone}", self.gradient_error, GRADIENT_ERRORS[backbone]
+        )
         return self.gradient_error
 
 
@@ -126,7 +128,12 @@ def layer_names(image_size: int) -> tuple[str, ...]:
 
 
 def _check_type(name: str, value: object, annotation: object) -> None:
-    kinds = {"str": str, "int": int, "float": (int, float), "float | None": (int, float, type(None))}
+    kinds = {
+        "str": str,
+        "int": int,
+        "float": (int, float),
+        "float | None": (int, float, type(None)),
+    }
     if not isinstance(value, kinds[str(annotation)]) or isinstance(value, bool):
         raise InputError(f"{name} must be of type {annotation}, not {value!r}.")
 

@@ -53,13 +53,15 @@ class Ensemble:
             InputError: unless 1 <= n <= N.
         """
         if not 1 <= n <= len(self):
-            raise InputError(f"This ensemble has {len(self)} learners; {n} cannot be taken from it.")
+            raise InputError(
+                f"This ensemble has {len(self)} learners; {n} cannot be taken from it."
+            )
         network = stack([self.network.replica(i) for i in range(n)])
         config = self.config.replace(n_learners=n)
         return Ensemble(config, network, self.fingerprint, self.history[:n])
 
     def reconstruct(self, images: np.ndarray | Tensor, batch_size: int = 256) -> Tensor:
-        """f_i(X) of every learner: float32 [N, n, 1, H, W] on the CPU, in [-1, 1] as the images are.
+        """f_i(X) of every learner: float32 [N, n, 1, H, W] on the CPU, in the range [-1, 1].
 
         Args:
             images: uint8 [n, 1, H, W].

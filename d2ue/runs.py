@@ -48,7 +48,7 @@ from d2ue.config import TrainConfig
 from d2ue.datasets.types import ImageSet
 from d2ue.ensemble import Ensemble, join
 from d2ue.errors import InputError
-from d2ue.training import Learner, TrainState, learner_name, learner_settings, train_ensemble
+from d2ue.training import Learner, TrainState, learner_name, train_ensemble
 
 RUN_FORMAT = "d2ue ensemble 1"
 LEARNER_FORMAT = "d2ue learner 1"

@@ -241,7 +241,7 @@ def _direction(x: Tensor) -> Tensor:
 
 
 def _scale(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """Largest absolute value over `dim` (kept as axes of length 1), no gradient; 1 where it is 0."""
+    """Largest absolute value over `dim` (axes kept), without gradient; 1 where it is 0."""
     largest = x.detach().abs().amax(dim, keepdim=True)
     return torch.where(largest > 0, largest, 1.0)
 

@@ -204,8 +204,7 @@ def image_scores(
         float64 [n], >= 0, higher = more abnormal.
     """
     parts = [
-        image_score(maps.double())
-        for maps in _maps(ensemble, images, config, batch_size, progress)
+        image_score(maps.double()) for maps in _maps(ensemble, images, config, batch_size, progress)
     ]
     return torch.cat(parts).numpy() if parts else np.zeros(0)
 

@@ -1,0 +1,41 @@
+"""Images to train and test on: folders, and the built-in phantoms."""
+
+from __future__ import annotations
+
+import os
+
+from d2ue.datasets.folder import load_folder, load_images
+from d2ue.datasets.phantom import phantom
+from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
+
+#: Names that stand for a built-in set where a folder could stand, and its kind.
+BUILT_IN = {"phantom": "head", "phantom-chest": "chest"}
+
+__all__ = [
+    "ABNORMAL",
+    "BUILT_IN",
+    "NORMAL",
+    "Dataset",
+    "ImageSet",
+    "load",
+    "load_folder",
+    "load_images",
+    "phantom",
+]
+
+
+def load(source: str | os.PathLike[str], image_size: int = 64, *, progress: bool = True) -> Dataset:
+    """A data set by name or folder.
+
+    Args:
+        source: "phantom" or "phantom-chest" (built in, default sizes, seed 0), or a folder as
+            `load_folder` takes it ("./phantom" for a folder of that name).
+        image_size: pixels a side.
+        progress: whether to show a bar when it takes over two seconds.
+
+    Raises:
+        InputError: if the folder cannot be used; the sentence says why.
+    """
+    if source in BUILT_IN:
+        return phantom(BUILT_IN[str(source)], image_size=image_size)
+    return load_folder(source, image_size, progress=progress)

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import PIL
@@ -131,7 +132,7 @@ def _not_a_file(status: os.stat_result) -> str | None:
     return None
 
 
-def _decode(file, path: str | os.PathLike[str], image_size: int) -> np.ndarray:
+def _decode(file: BinaryIO, path: str | os.PathLike[str], image_size: int) -> np.ndarray:
     signed, by_extension = _readers()
     formats = by_extension.get(os.path.splitext(os.fspath(path))[1].lower(), signed)
     with Image.open(file, formats=formats) as image:
@@ -155,7 +156,7 @@ def _decode(file, path: str | os.PathLike[str], image_size: int) -> np.ndarray:
         return np.asarray(small, dtype=np.uint8)
 
 
-def _is_deep(image: Image.Image, file) -> bool:
+def _is_deep(image: Image.Image, file: BinaryIO) -> bool:
     """Whether the file stores more than 8 bits a channel.
 
     The mode alone does not tell: Pillow opens 16-bit colour as 8-bit "RGB" without a word.
@@ -177,7 +178,7 @@ def _is_deep(image: Image.Image, file) -> bool:
     return False
 
 
-def _is_deep_header(file) -> bool:
+def _is_deep_header(file: BinaryIO) -> bool:
     """The bit depth in the headers of JPEG 2000 and AVIF, which Pillow does not pass on."""
     position = file.tell()
     file.seek(0)

@@ -189,7 +189,7 @@ def _has_data_json(folder: Path) -> bool:
 def _refuse_mixed(folder: Path) -> None:
     """The images/ of the published layout holds normal and abnormal ones: not to be trained on."""
     parent = folder.resolve().parent
-    if folder.resolve().name == "images" and (parent / "data.json").is_file():
+    if folder.resolve().name == "images" and os.path.isfile(parent / "data.json"):
         raise InputError(
             f"{show(folder)} holds normal and abnormal images of the data.json beside it: "
             f"give {show(parent)} to train on the normal ones."
@@ -239,13 +239,13 @@ def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
             if entry.name.startswith("."):
                 continue
             yield below, entry
-            if entry.is_dir() and not _has_extension(entry.name):
+            if os.path.isdir(entry.path) and not _has_extension(entry.name):
                 waiting.append(posixpath.join(below, entry.name))
 
 
 def _refuse_split(here: Path, entry: os.DirEntry[str]) -> None:
     """Keeps a folder with a split of its own from being trained on as if all of it were normal."""
-    split = _SPLIT_NAME.fullmatch(entry.name) and entry.is_dir()
+    split = _SPLIT_NAME.fullmatch(entry.name) and os.path.isdir(entry.path)
     if split or entry.name == "data.json":
         raise InputError(
             f"{show(here)} holds {show(entry.name)}, so not all images below it may be normal: "

@@ -21,7 +21,7 @@ What is easily had tells little: AUC in percent at the default counts, seeds 0 t
 The paper's AE learns the anatomy, not the images. Its squared error on the normal test images after
 450 steps is 0.31 to 0.35 (head) and 0.22 to 0.24 (chest) of the error of the mean training image,
 and 0.97 to 0.99 (head) and 1.07 to 1.08 (chest) of its error on the training images (seeds 0 to 2,
-n = 3).
+n = 3); after 3000 steps 0.19 and 1.27 (head, seed 0, n = 1).
 """
 
 from __future__ import annotations

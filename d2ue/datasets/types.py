@@ -75,7 +75,7 @@ class ImageSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the pixels and their order: what a network trained on this set depends on.
+        """SHA-256 (hex) of the pixels in their order: all that a trained network depends on.
 
         Names, labels and masks do not enter: training never sees them.
         """

@@ -1,0 +1,124 @@
+"""How well scores separate abnormal from normal images: AUC, AP, and how sure one can be.
+
+Labels are 0 (normal) and 1 (abnormal); a higher score means more abnormal. Values are fractions,
+0 to 1; tables show them in percent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from d2ue.errors import InputError
+
+Metric = Callable[[np.ndarray, np.ndarray], float]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its confidence interval, all fractions.
+
+    Attributes:
+        value: the estimate on the data at hand.
+        low: lower end.
+        high: upper end.
+        n: images it comes from.
+        level: the interval's nominal coverage.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    level: float
+
+    def __str__(self) -> str:
+        """In percent: `87.1 (85.0 to 89.0)`."""
+        return f"{100 * self.value:.1f} ({100 * self.low:.1f} to {100 * self.high:.1f})"
+
+
+def auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Area under the ROC curve: the chance that an abnormal image outscores a normal one.
+
+    Args:
+        labels: shape (n,), 0 or 1.
+        scores: shape (n,), higher = more abnormal.
+
+    Returns:
+        0 to 1; 0.5 is chance.
+
+    Raises:
+        InputError: if only one class is there, or scores are not finite.
+    """
+    from sklearn.metrics import roc_auc_score  # here: importing it takes as long as all the rest
+
+    return float(roc_auc_score(*_checked(labels, scores)))
+
+
+def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Average precision of the abnormal class: mean precision over recall, without interpolation.
+
+    Args and Raises as for `auc`.
+
+    Returns:
+        0 to 1; chance is the share of abnormal images, on which the value depends.
+    """
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(*_checked(labels, scores)))
+
+
+def bootstrap_interval(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    metric: Metric = auc,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap over test images, normal and abnormal ones resampled apart.
+
+    The interval says how the value would move with other test images from the same source. It says
+    nothing of training seeds, and is too narrow where images of one patient stand in the set.
+
+    Args:
+        labels: shape (n,), 0 or 1.
+        scores: shape (n,), higher = more abnormal.
+        metric: a function of labels and scores.
+        resamples: number of bootstrap samples, at least 100.
+        level: nominal coverage, between 0 and 1.
+        seed: of the resampling.
+
+    Returns:
+        The value with its interval.
+
+    Raises:
+        InputError: as for `auc`, or if `resamples` or `level` is out of range.
+    """
+    labels, scores = _checked(labels, scores)
+    if resamples < 100 or not 0 < level < 1:
+        raise InputError("A bootstrap takes at least 100 resamples and a level between 0 and 1.")
+    rng = np.random.default_rng(seed)
+    classes = [np.flatnonzero(labels == label) for label in (0, 1)]
+    values = np.empty(resamples)
+    for i in range(resamples):
+        drawn = np.concatenate([rng.choice(which, len(which)) for which in classes])
+        values[i] = metric(labels[drawn], scores[drawn])
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(metric(labels, scores), float(low), float(high), len(labels), level)
+
+
+def _checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    if labels.shape != scores.shape or labels.ndim != 1:
+        raise InputError(
+            f"Labels of shape {labels.shape} and scores of shape {scores.shape} do not pair up."
+        )
+    if set(np.unique(labels).tolist()) != {0, 1}:
+        raise InputError("AUC and AP need normal (0) and abnormal (1) images, both at least once.")
+    if not np.isfinite(scores).all():
+        raise InputError("The scores hold values that are not finite.")
+    return labels, scores
