@@ -15,6 +15,8 @@ from d2ue.errors import InputError
 from d2ue.similarity import SIMILARITIES
 
 BACKBONES = ("ae", "memae", "aeu")
+#: Powers of two, so that stride-2 layers lead to a 4 x 4 grid.
+IMAGE_SIZES = (16, 32, 64, 128, 256, 512)
 METHODS = ("ensemble", "output", "dual", "input")
 #: Learning rate by backbone (Section 3, "Implementation Details").
 LEARNING_RATES = {"ae": 5e-4, "memae": 5e-4, "aeu": 1e-3}
@@ -40,7 +42,7 @@ class TrainConfig:
     learning_rate: float | None = None  # Adam's; None = LEARNING_RATES of the backbone
     beta1: float = 0.5  # Adam's first decay
     beta2: float = 0.999  # Adam's second decay
-    image_size: int = 64  # pixels a side, a power of two >= 16
+    image_size: int = 64  # pixels a side; one of IMAGE_SIZES
     seed: int = 0  # of initial weights and shuffles
     memory_slots: int = 25  # MemAE: items in the memory
     shrinkage: float = 0.0025  # MemAE: hard shrinkage (the configuration's 0.0 is never read)
@@ -51,21 +53,21 @@ class TrainConfig:
             _check_type(field.name, getattr(self, field.name), field.type)
         _check_choice("backbone", self.backbone, BACKBONES)
         _check_choice("similarity", self.similarity, tuple(SIMILARITIES))
-        if self.image_size < 16 or self.image_size & (self.image_size - 1):
-            raise InputError(
-                f"image_size must be a power of two of at least 16, not {self.image_size}."
-            )
+        if self.image_size not in IMAGE_SIZES:
+            sizes = ", ".join(map(str, IMAGE_SIZES))
+            raise InputError(f"image_size must be one of {sizes}, not {self.image_size}.")
         _check_choice("layer", self.layer, layer_names(self.image_size))
-        for name in ("n_learners", "epochs", "memory_slots"):
-            _check_range(name, getattr(self, name), 1)
-        _check_range("batch_size", self.batch_size, 4 if self.similarity == "debiased-cka" else 2)
+        _check_range("n_learners", self.n_learners, 1, 1000)
+        _check_range("epochs", self.epochs, 1, 10**6)
+        _check_range("memory_slots", self.memory_slots, 1, 10**6)
+        least = 4 if self.similarity == "debiased-cka" else 2
+        _check_range("batch_size", self.batch_size, least, 10**6)
         _check_range("seed", self.seed, 0, 2**63 - 1)
         for name in ("repulsion_weight", "shrinkage", "entropy_weight"):
-            _check_range(name, getattr(self, name), 0.0)
-        _check_range("beta1", self.beta1, 0.0, below=1.0)
-        _check_range("beta2", self.beta2, 0.0, below=1.0)
-        if not self.lr > 0 or not math.isfinite(self.lr):
-            raise InputError(f"learning_rate must be a positive number, not {self.learning_rate}.")
+            _check_range(name, getattr(self, name), 0.0, 1e30)
+        _check_range("beta1", self.beta1, 0.0, math.nextafter(1.0, 0.0))
+        _check_range("beta2", self.beta2, 0.0, math.nextafter(1.0, 0.0))
+        _check_range("learning_rate", self.lr, math.nextafter(0.0, 1.0), 1e30)
 
     @property
     def lr(self) -> float:
@@ -101,6 +103,8 @@ class ScoreConfig:
     normalise_error: bool = False  # |f(X) - X| min-max scaled per image, as the paper's text says
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_type(field.name, getattr(self, field.name), field.type)
         _check_choice("method", self.method, METHODS)
         known = tuple(dict.fromkeys(e for errors in GRADIENT_ERRORS.values() for e in errors))
         if self.gradient_error is not None:
@@ -127,25 +131,35 @@ def layer_names(image_size: int) -> tuple[str, ...]:
     return (*encoder, "z", *(f"de{i}" for i in range(depth, 0, -1)))
 
 
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "str | None": (str, type(None)),
+    "int": (int,),
+    "bool": (bool,),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+}
+
+
 def _check_type(name: str, value: object, annotation: object) -> None:
-    kinds = {
-        "str": str,
-        "int": int,
-        "float": (int, float),
-        "float | None": (int, float, type(None)),
-    }
-    if not isinstance(value, kinds[str(annotation)]) or isinstance(value, bool):
-        raise InputError(f"{name} must be of type {annotation}, not {value!r}.")
+    kinds = _KINDS[str(annotation)]
+    # bool is an int to Python, and True learners are none to anybody else.
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise InputError(f"{name} must be of type {annotation}, not {_short(value)}.")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise InputError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+        raise InputError(f"{name} must be one of {', '.join(choices)}, not {_short(value)}.")
 
 
-def _check_range(
-    name: str, value: float, least: float, most: float = math.inf, below: float = math.inf
-) -> None:
-    if not (least <= value <= most and value < below) or not math.isfinite(value):
-        limit = f" and below {below:g}" if below < math.inf else ""
-        raise InputError(f"{name} must be at least {least:g}{limit}, not {value!r}.")
+def _check_range(name: str, value: float, least: float, most: float = math.inf) -> None:
+    # Comparisons alone, which hold for integers that no float can: NaN fails them too.
+    if not least <= value <= most or value == math.inf:
+        limit = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        raise InputError(f"{name} must be {limit}, not {_short(value)}.")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -14,6 +14,7 @@ A **run folder** is one ensemble that travels by itself:
     RUN/ensemble.json                         settings, data fingerprint, versions, SHA-256 of
                                               every file; written last, so it marks a whole run
     RUN/.unfinished/                          a store, while the ensemble is being trained
+                                              (unless several runs share one elsewhere)
 
 Files are written under a temporary name, flushed to disk and renamed; nothing is unpickled.
 """
@@ -176,6 +177,7 @@ def fit_run(
     data_name: str = "",
     device: str = "auto",
     progress: bool = True,
+    store: str | os.PathLike[str] | None = None,
 ) -> tuple[Ensemble, bool]:
     """Train an ensemble into a run folder, or take up the training that was left there.
 
@@ -186,6 +188,8 @@ def fit_run(
         data_name: what to call the data in the manifest.
         device: as for `d2ue.training.train_ensemble`.
         progress: whether to show a bar.
+        store: a store whose learners this run may take and adds to; None = one of its own, inside
+            the run folder, that goes when the training is finished.
 
     Returns:
         The ensemble, and whether it was there already.
@@ -197,14 +201,17 @@ def fit_run(
     check_run_folder(run)
     if (run / MANIFEST).exists():
         ensemble = load_run(run)
-        if ensemble.config != config or ensemble.fingerprint != train.fingerprint:
+        if (
+            ensemble.config.as_dict() != config.as_dict()
+            or ensemble.fingerprint != train.fingerprint
+        ):
             raise InputError(
                 f"{run} holds an ensemble of other settings or other images: "
                 "give --out a new folder, or remove this one."
             )
         return ensemble.to(device), True
-    store = Store(run / UNFINISHED)
-    ensemble = train_ensemble(config, train, device=device, progress=progress, store=store)
+    learners = Store(run / UNFINISHED if store is None else store)
+    ensemble = train_ensemble(config, train, device=device, progress=progress, store=learners)
     save_run(ensemble, run, data_name=data_name, n_train=len(train))
     return ensemble, False
 
@@ -317,6 +324,16 @@ def write_file(path: Path, content: bytes) -> None:
     _flush_folder(path.parent)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        InputError: if it cannot be written; what stood there before still does.
+    """
+    with _writing(Path(path)):
+        write_file(Path(path), text.encode("utf-8", "surrogateescape"))
+
+
 def versions() -> dict[str, str]:
     """What the numbers may depend on: package, torch, Python, processor."""
     try:
@@ -363,8 +380,8 @@ def _parse(content: bytes, path: Path, wanted: str) -> tuple[dict[str, Tensor], 
     try:
         tensors = load_tensors(content)
         length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    except (SafetensorError, ValueError, RecursionError, AttributeError) as error:
+        header = dict(json.loads(content[8 : 8 + length])["__metadata__"])
+    except (SafetensorError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise _damaged(path) from error
     if header.get("format") != wanted:
         raise InputError(f"{path} is not a file of this program: remove it or give another folder.")

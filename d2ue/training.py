@@ -180,11 +180,7 @@ def train_learners(
     if not all(tasks[0].stackable_with(task) for task in tasks):
         raise InputError("Learners that train together must share all but seed, metric and lambda.")
     n, batch_size = len(images), config.batch_size
-    if n < batch_size:
-        raise InputError(
-            f"There are {n} training images, fewer than one batch of {batch_size}: "
-            "add images or lower the batch size."
-        )
+    _check_enough(n, batch_size)
     device = torch.device(device)
     network = stack([initial_network(task) for task in tasks]).to(device, dtype).train()
     betas = (config.beta1, config.beta2)
@@ -382,6 +378,7 @@ def train_ensembles(
                 f"The images are {train.image_size} pixels a side and the settings say "
                 f"{config.image_size}: load them at image_size={config.image_size}."
             )
+        _check_enough(len(train), config.batch_size)
     plan = _Plan(configs, train, device, store)
     with tqdm(
         total=plan.epochs(), desc="training", unit="epoch", disable=not progress, delay=1
@@ -512,6 +509,14 @@ class _Plan:
         networks, histories = [x.network for x in learners], [x.history for x in learners]
         # Stacking copies, so that ensembles that share a learner share no weights.
         return join(config, networks, self.train_set.fingerprint, histories).to(self.device)
+
+
+def _check_enough(n: int, batch_size: int) -> None:
+    if n < batch_size:
+        raise InputError(
+            f"There are {n} training images, fewer than one batch of {batch_size}: "
+            "add images or lower the batch size."
+        )
 
 
 def _entropy(*key: int) -> int:

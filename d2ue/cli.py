@@ -1,0 +1,208 @@
+"""The commands `d2ue fit`, `d2ue score` and `d2ue reproduce`.
+
+Each command is a few calls of the module. Whatever is wrong with what was given ends in one
+sentence on standard error and exit code 2; Ctrl-C in exit code 130.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from d2ue.config import METHODS, ScoreConfig, TrainConfig
+from d2ue.datasets import BUILT_IN, Dataset, ImageSet, load, load_images
+from d2ue.ensemble import resolve_device
+from d2ue.errors import D2UEError, InputError
+from d2ue.runs import check_run_folder, fit_run, load_run, write_text
+from d2ue.similarity import SIMILARITIES
+
+DEFAULTS = TrainConfig()
+INTERRUPTED = 130  # the exit code that shells give to Ctrl-C
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help, the same on every terminal
+    pretty_exceptions_enable=False,
+    help="Anomaly detection by the disagreement of diverse autoencoders (D2UE, MICCAI 2024).",
+)
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="FOLDER",
+        help="images/ with data.json, a plain folder of images, or a built-in set: "
+        + ", ".join(BUILT_IN),
+    ),
+]
+
+
+@app.command()
+def fit(
+    folder: Data,
+    out: Annotated[Path, typer.Option(help="run folder to write; new or empty")],
+    backbone: Annotated[str, typer.Option(help="ae, memae or aeu")] = DEFAULTS.backbone,
+    learners: Annotated[int, typer.Option(help="learners in the ensemble")] = DEFAULTS.n_learners,
+    similarity: Annotated[str, typer.Option(help=", ".join(SIMILARITIES))] = DEFAULTS.similarity,
+    repulsion_weight: Annotated[
+        float, typer.Option(help="lambda in Eq. (4); 0 = no repulsion")
+    ] = DEFAULTS.repulsion_weight,
+    layer: Annotated[
+        str, typer.Option(help="whose feature is repelled: en1 ... en4, z, de4 ... de1")
+    ] = DEFAULTS.layer,
+    epochs: Annotated[int, typer.Option(help="passes over the images")] = DEFAULTS.epochs,
+    batch_size: Annotated[int, typer.Option(help="images a step")] = DEFAULTS.batch_size,
+    image_size: Annotated[
+        int, typer.Option(help="pixels a side, a power of two")
+    ] = DEFAULTS.image_size,
+    seed: Annotated[int, typer.Option(help="of weights and shuffles")] = DEFAULTS.seed,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
+    store: Annotated[
+        Path | None,
+        typer.Option(help="folder in which runs share learners; default: none is shared"),
+    ] = None,
+) -> None:
+    """Train an ensemble on the normal images of FOLDER (defaults: the paper's)."""
+    config = TrainConfig(
+        backbone=backbone,
+        n_learners=learners,
+        similarity=similarity,
+        repulsion_weight=repulsion_weight,
+        layer=layer,
+        epochs=epochs,
+        batch_size=batch_size,
+        image_size=image_size,
+        seed=seed,
+    )
+    check_run_folder(out)
+    resolve_device(device)  # before minutes of decoding
+    dataset: Dataset = load(folder, image_size)
+    ensemble, was_there = fit_run(
+        config, dataset.train, out, data_name=dataset.name, device=device, store=store
+    )
+    if was_there:
+        typer.echo(f"{out} holds this ensemble already; nothing was trained.")
+        return
+    losses = ", ".join(f"{epochs[-1]['loss']:.4g}" for epochs in ensemble.history)
+    typer.echo(
+        f"{out}: {len(ensemble)} learners ({config.backbone}) trained on {len(dataset.train)} "
+        f"normal images; last losses {losses}."
+    )
+
+
+@app.command()
+def score(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder written by 'd2ue fit'")],
+    folder: Data,
+    out: Annotated[Path, typer.Option(help="CSV file to write: name,label,score")],
+    method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "dual",
+    image_size: Annotated[
+        int | None, typer.Option(help="must be the run's; images are resized to it anyway")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
+) -> None:
+    """Score the images of FOLDER (its test split, where it has one): higher = more abnormal."""
+    from d2ue.evaluation import auc, average_precision, bootstrap_interval
+    from d2ue.uncertainty import image_scores
+
+    settings = ScoreConfig(method)
+    _check_csv(out)
+    ensemble = load_run(run, device)
+    size = ensemble.config.image_size
+    if image_size not in (None, size):
+        raise InputError(
+            f"{run} was trained on images of {size} x {size} and cannot score them at "
+            f"{image_size} x {image_size}: leave --image-size out."
+        )
+    images = _scored_images(folder, size)
+    scores = image_scores(ensemble, images.images, settings, progress=True)
+    labels = [""] * len(images) if images.labels is None else images.labels.tolist()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("name", "label", "score"))
+    writer.writerows(zip(images.names, labels, map(repr, scores.tolist()), strict=True))
+    write_text(out, text.getvalue())
+    typer.echo(f"{out}: {len(images)} scores ({method}), higher = more abnormal.")
+    if images.labels is not None:
+        interval = bootstrap_interval(images.labels, scores)
+        precision = 100 * average_precision(images.labels, scores)
+        share = 100 * images.labels.mean()
+        typer.echo(
+            f"AUC {100 * auc(images.labels, scores):.1f} (95 % interval over images "
+            f"{100 * interval.low:.1f} to {100 * interval.high:.1f}), "
+            f"AP {precision:.1f} (chance {share:.1f}), n = {len(images)}."
+        )
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(help="which notebook: quickstart")],
+    data: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="images to use; default: the phantoms")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="results; default: results/NAME")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE")
+    ] = None,
+) -> None:
+    """Run a notebook of the project with papermill and keep what it found."""
+    from d2ue.reproduce import parse_assignments, run_notebook
+
+    parameters = parse_assignments(parameter or [])
+    if data is not None:
+        # The notebook runs in its own folder, so a relative path would lead elsewhere.
+        parameters["data"] = data if data in BUILT_IN else str(Path(data).resolve())
+    target = run_notebook(name, out or Path("results") / name, parameters)
+    typer.echo(f"{target}: open it with 'jupyter lab'; its pictures and tables lie beside it.")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: run a command, turn errors into a sentence and an exit code."""
+    try:
+        code = app(arguments, standalone_mode=False)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except D2UEError as error:
+        _stop(str(error), 2)
+    except Exception as error:  # typer's own, whichever click they come from
+        if not hasattr(error, "format_message"):
+            raise
+        _stop(_sentence(error.format_message()), 2)
+    if code == INTERRUPTED:  # which is also what typer makes of Ctrl-C
+        _stop("interrupted; the same command goes on from the last state kept.", INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _scored_images(folder: str, image_size: int) -> ImageSet:
+    if folder not in BUILT_IN:
+        return load_images(folder, image_size)
+    test = load(folder, image_size).test
+    assert test is not None
+    return test
+
+
+def _check_csv(path: Path) -> None:
+    """Refuse early what could not be written after minutes of scoring."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give --out the name of a CSV file.")
+    parent = path.resolve().parent
+    if not parent.is_dir():
+        raise InputError(f"There is no folder {parent} to write {path.name} into: make it first.")
+    if not os.access(parent, os.W_OK):
+        raise InputError(f"{parent} cannot be written to: give --out another place.")
+
+
+def _sentence(message: str) -> str:
+    text = " ".join(message.split())
+    return text if text.endswith((".", "?")) else f"{text}."
+
+
+def _stop(sentence: str, code: int) -> None:
+    typer.echo(f"d2ue: {sentence}", err=True)
+    sys.exit(code)

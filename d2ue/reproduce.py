@@ -1,0 +1,174 @@
+"""Runs the project's notebooks through papermill, with parameters that are checked first.
+
+papermill itself only warns about a mistyped parameter and writes the output notebook in place.
+Here unknown names and wrong types are refused, and the output notebook appears when it is whole.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from d2ue.errors import D2UEError, InputError
+
+#: Notebook by the name that `d2ue reproduce` takes.
+NOTEBOOKS = {"quickstart": "00_quickstart.ipynb"}
+
+_TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
+
+
+def notebook_folder() -> Path:
+    """Where the notebooks are: beside the package, in a checkout of the project.
+
+    Raises:
+        InputError: if the package was installed without them.
+    """
+    folder = Path(__file__).resolve().parent.parent / "notebooks"
+    if not folder.is_dir():
+        raise InputError(
+            "The notebooks are not part of the installed package: clone the project and install "
+            "it from there with 'pip install -e .[notebooks]'."
+        )
+    return folder
+
+
+def run_notebook(
+    name: str,
+    out: str | os.PathLike[str],
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    progress: bool = True,
+) -> Path:
+    """Execute one notebook with some parameters changed.
+
+    Args:
+        name: a key of `NOTEBOOKS`.
+        out: folder for the executed notebook and all that it writes; made if need be.
+        parameters: values, or texts as a command line gives them; `out` is set by itself.
+        progress: whether to show a bar over the cells.
+
+    Returns:
+        The path of the executed notebook.
+
+    Raises:
+        InputError: on an unknown notebook, parameter or a value of the wrong type.
+        D2UEError: if papermill is not installed, or a cell fails; the sentence names the error.
+    """
+    if name not in NOTEBOOKS:
+        raise InputError(f"There is no notebook {name!r}: take one of {', '.join(NOTEBOOKS)}.")
+    try:
+        import papermill
+        from papermill.exceptions import PapermillExecutionError
+    except ImportError as error:
+        raise D2UEError(
+            "Running notebooks needs papermill: install the package with its extra [notebooks]."
+        ) from error
+    source = notebook_folder() / NOTEBOOKS[name]
+    folder = Path(out).resolve()
+    values = check_parameters(source, parameters or {})
+    target = folder / f"{name}.ipynb"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, unfinished = tempfile.mkstemp(".ipynb", f".{name}-", folder)
+        os.close(handle)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written to ({error.strerror}).") from error
+    try:
+        papermill.execute_notebook(
+            str(source),
+            unfinished,
+            {**values, "out": str(folder)},
+            progress_bar=progress,
+            cwd=str(source.parent),
+        )
+        os.replace(unfinished, target)
+    except PapermillExecutionError as error:
+        # The traceback of the cell goes with the notebook; the reader gets its last line.
+        raise D2UEError(
+            f"The notebook {name} stopped in cell {error.exec_count}: {_last_line(error)}"
+        ) from error
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+    return target
+
+
+def notebook_parameters(source: Path) -> dict[str, tuple[str, Any]]:
+    """The type and default of every parameter of a notebook, from its cell tagged `parameters`."""
+    import nbformat
+
+    notebook = nbformat.read(source, as_version=4)
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            return {
+                statement.target.id: (
+                    ast.unparse(statement.annotation),
+                    ast.literal_eval(statement.value),
+                )
+                for statement in ast.parse(cell.source).body
+                if isinstance(statement, ast.AnnAssign)
+                and isinstance(statement.target, ast.Name)
+                and statement.value is not None
+            }
+    return {}
+
+
+def check_parameters(source: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of the declared types.
+
+    Raises:
+        InputError: on an unknown name or a value that is not of its type.
+    """
+    known = notebook_parameters(source)
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in known:
+            raise InputError(
+                f"The notebook has no parameter {name!r}: its parameters are {', '.join(known)}."
+            )
+        values[name] = _convert(name, value, known[name][0])
+    return values
+
+
+def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
+    """`NAME=VALUE` texts as a mapping.
+
+    Raises:
+        InputError: on a text of another form, or a name given twice.
+    """
+    values: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name.isidentifier():
+            raise InputError(f"A parameter is given as NAME=VALUE, not {text!r}.")
+        if name in values:
+            raise InputError(f"The parameter {name!r} was given twice.")
+        values[name] = value
+    return values
+
+
+def _convert(name: str, value: Any, annotation: str) -> Any:
+    wanted = _TYPES.get(annotation)
+    if wanted is None or (type(value) is wanted):
+        return value
+    if isinstance(value, str):
+        if wanted is bool and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if wanted in (int, float):
+            try:
+                return wanted(value)
+            except ValueError:
+                pass
+    elif wanted is float and type(value) is int:
+        return float(value)
+    raise InputError(f"The parameter {name} is of type {annotation}; {value!r} is not.")
+
+
+def _last_line(error: Any) -> str:
+    value = re.sub(r"\x1b\[[0-9;]*m", "", str(error.evalue)).strip().splitlines()
+    text = value[0] if value else "no message"
+    return text if error.ename.endswith("InputError") else f"{error.ename}: {text}"

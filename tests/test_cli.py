@@ -1,0 +1,300 @@
+"""The commands as a person types them, each in a process of its own where exit codes matter."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2ue import phantom
+from d2ue.cli import main
+
+TINY = ("--image-size", "16", "--epochs", "1", "--batch-size", "8", "--learners", "2")
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output and standard error of one command."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return stopped.value.code, captured.out, captured.err
+
+
+def assert_refused(capsys, *arguments, about):
+    """Exit code 2 and one sentence that names what it is about."""
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("d2ue: ") and err.count("\n") == 1 and "Traceback" not in err
+    assert about in err
+    return err
+
+
+def write_images(folder, images, names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, image in zip(names, images, strict=True):
+        Image.fromarray(image[0]).save(folder / name)
+
+
+@pytest.fixture(scope="module")
+def bench_folder(tmp_path_factory):
+    """A benchmark folder of small phantoms: 16 to train on, 5 + 4 to test on."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    drawn = phantom(n_train=16, n_test_normal=5, n_test_abnormal=4, image_size=16)
+    train = [f"train{i}.png" for i in range(16)]
+    test = [f"test{i}.png" for i in range(9)]
+    write_images(folder / "images", drawn.train.images, train)
+    write_images(folder / "images", drawn.test.images, test)
+    split = {"train": {"0": train}, "test": {"0": test[:5], "1": test[5:]}}
+    (folder / "data.json").write_text(json.dumps(split))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(bench_folder, tmp_path_factory):
+    """A run folder trained on it."""
+    run_folder = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", str(bench_folder), "--out", str(run_folder), *TINY])
+    assert stopped.value.code == 0
+    return run_folder
+
+
+def snapshot(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_fit_leaves_a_whole_run_with_the_effective_settings(trained):
+    names = sorted(p.name for p in trained.iterdir())
+    assert names == [
+        "ensemble.json",
+        "history.csv",
+        "learner_1.safetensors",
+        "learner_2.safetensors",
+    ]
+    manifest = json.loads((trained / "ensemble.json").read_text())
+    assert manifest["config"]["learning_rate"] == 5e-4
+    assert manifest["data"]["train_images"] == 16
+
+
+@pytest.mark.parametrize("method", ["ensemble", "output", "dual", "input"])
+def test_score_writes_every_test_image_with_its_label(
+    capsys, trained, bench_folder, tmp_path, method
+):
+    target = tmp_path / "scores.csv"
+    code, out, _ = run(capsys, "score", trained, bench_folder, "--method", method, "--out", target)
+    assert code == 0 and "AUC" in out and "AP" in out and "n = 9" in out
+    rows = list(csv.DictReader(target.open()))
+    assert list(rows[0]) == ["name", "label", "score"]
+    assert [r["name"] for r in rows] == [f"test{i}.png" for i in range(9)]
+    assert [r["label"] for r in rows] == list("000001111")
+    assert all(float(r["score"]) >= 0 for r in rows)
+
+
+def test_score_of_a_plain_folder_leaves_labels_empty_and_prints_no_auc(
+    capsys, trained, bench_folder, tmp_path
+):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    shutil.copy(bench_folder / "images" / "test0.png", plain)
+    code, out, _ = run(capsys, "score", trained, plain, "--out", tmp_path / "s.csv")
+    assert code == 0 and "AUC" not in out
+    (row,) = csv.DictReader((tmp_path / "s.csv").open())
+    assert row["name"] == "test0.png" and row["label"] == ""
+
+
+def test_scores_of_an_image_do_not_depend_on_what_else_is_scored(
+    capsys, trained, bench_folder, tmp_path
+):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    shutil.copy(bench_folder / "images" / "test3.png", plain)
+    run(capsys, "score", trained, plain, "--out", tmp_path / "alone.csv")
+    run(capsys, "score", trained, bench_folder, "--out", tmp_path / "all.csv")
+    (alone,) = csv.DictReader((tmp_path / "alone.csv").open())
+    among = {r["name"]: r["score"] for r in csv.DictReader((tmp_path / "all.csv").open())}
+    np.testing.assert_allclose(float(alone["score"]), float(among["test3.png"]), rtol=1e-5)
+
+
+def test_a_plain_folder_of_normals_can_be_trained_on(capsys, bench_folder, tmp_path):
+    plain = tmp_path / "normals"
+    shutil.copytree(
+        bench_folder / "images", plain, ignore=lambda _, names: [n for n in names if "test" in n]
+    )
+    code, out, _ = run(capsys, "fit", plain, "--out", tmp_path / "run", *TINY)
+    assert code == 0 and "16 normal images" in out
+
+
+def test_the_same_fit_again_trains_nothing_and_other_settings_are_refused(
+    capsys, trained, bench_folder
+):
+    before = snapshot(trained)
+    code, out, _ = run(capsys, "fit", bench_folder, "--out", trained, *TINY)
+    assert code == 0 and "nothing was trained" in out
+    other = assert_refused(
+        capsys, "fit", bench_folder, "--out", trained, *TINY, "--seed", 1, about="other settings"
+    )
+    assert str(trained) in other
+    assert snapshot(trained) == before
+
+
+def test_runs_that_share_a_store_share_their_first_learner(capsys, bench_folder, tmp_path):
+    store = tmp_path / "store"
+    for weight in (0, 1):
+        arguments = ("--out", tmp_path / f"run{weight}", *TINY, "--repulsion-weight", weight)
+        assert run(capsys, "fit", bench_folder, *arguments, "--store", store)[0] == 0
+    first, second = ((tmp_path / f"run{w}" / "learner_1.safetensors") for w in (0, 1))
+    assert first.read_bytes() == second.read_bytes()
+    assert len(list((store / "learners").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "about"),
+    [
+        ("--backbone", "vae", "ae, memae, aeu"),
+        ("--similarity", "cka2", "debiased-cka"),
+        ("--layer", "en9", "z"),
+        ("--learners", "0", "n_learners"),
+        ("--epochs", "0", "epochs"),
+        ("--epochs", "many", "--epochs"),
+        ("--repulsion-weight", "-1", "repulsion_weight"),
+        ("--repulsion-weight", "nan", "repulsion_weight"),
+        ("--image-size", "63", "image_size"),
+        ("--seed", "-1", "seed"),
+        ("--device", "abacus", "abacus"),
+        ("--colour", "red", "--colour"),
+    ],
+)
+def test_unknown_option_values_are_refused_and_nothing_is_written(
+    capsys, bench_folder, tmp_path, option, value, about
+):
+    out = tmp_path / "run"
+    assert_refused(capsys, "fit", bench_folder, "--out", out, option, value, about=about)
+    assert not out.exists()
+
+
+def broken_benchmarks(folder):
+    """Ways to break a benchmark folder, each with what the sentence must name."""
+    split = json.loads((folder / "data.json").read_text())
+    yield "missing", lambda: shutil.rmtree(folder), "does not exist"
+    yield "no data.json", lambda: (folder / "data.json").unlink(), "data.json"
+    yield "absent file", lambda: (folder / "images" / "train3.png").unlink(), "train3.png"
+    yield "broken image", lambda: (folder / "images" / "train3.png").write_bytes(b"?"), "train3.png"
+    few = {**split, "train": {"0": split["train"]["0"][:7]}}
+    yield "few", lambda: (folder / "data.json").write_text(json.dumps(few)), "batch of 8"
+    leak = {**split, "train": {"0": [*split["train"]["0"], "test0.png"]}}
+    yield "leak", lambda: (folder / "data.json").write_text(json.dumps(leak)), "test0.png"
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_unusable_folders_are_refused_and_nothing_is_written(capsys, bench_folder, tmp_path, case):
+    folder = tmp_path / "data"
+    shutil.copytree(bench_folder, folder)
+    _, break_it, about = list(broken_benchmarks(folder))[case]
+    break_it()
+    out = tmp_path / "run"
+    assert_refused(capsys, "fit", folder, "--out", out, *TINY, about=about)
+    assert not out.exists()
+
+
+def test_a_folder_with_something_else_in_it_is_not_trained_into(capsys, bench_folder, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert_refused(capsys, "fit", bench_folder, "--out", tmp_path, *TINY, about="not empty")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("learner_2.safetensors", lambda p: p.write_bytes(p.read_bytes()[:1000])),
+        ("learner_1.safetensors", lambda p: p.unlink()),
+        ("ensemble.json", lambda p: p.write_text(p.read_text()[:200])),
+        ("ensemble.json", lambda p: p.write_text('{"who": "somebody else"}')),
+        ("history.csv", lambda p: p.write_text("")),
+    ],
+)
+def test_a_damaged_or_foreign_run_is_refused_and_old_scores_stay(
+    capsys, trained, bench_folder, tmp_path, name, damage
+):
+    run_folder = tmp_path / "run"
+    shutil.copytree(trained, run_folder)
+    damage(run_folder / name)
+    scores = tmp_path / "scores.csv"
+    scores.write_text("old")
+    assert_refused(
+        capsys, "score", run_folder, bench_folder, "--out", scores, about=str(run_folder)
+    )
+    assert scores.read_text() == "old"
+
+
+def test_scoring_refuses_what_is_no_run(capsys, bench_folder, tmp_path):
+    out = tmp_path / "s.csv"
+    assert_refused(
+        capsys, "score", tmp_path / "no", bench_folder, "--out", out, about="no run folder"
+    )
+    assert_refused(
+        capsys, "score", bench_folder, bench_folder, "--out", out, about="not a run folder"
+    )
+    assert not out.exists()
+
+
+def test_scoring_at_another_size_is_refused(capsys, trained, bench_folder, tmp_path):
+    out = tmp_path / "s.csv"
+    arguments = ("score", trained, bench_folder, "--out", out, "--image-size", 32)
+    assert_refused(capsys, *arguments, about="16 x 16")
+    assert not out.exists()
+
+
+def test_scores_go_nowhere_else_than_asked(capsys, trained, bench_folder, tmp_path):
+    assert_refused(capsys, "score", trained, bench_folder, "--out", tmp_path, about="is a folder")
+    lost = tmp_path / "no" / "s.csv"
+    assert_refused(capsys, "score", trained, bench_folder, "--out", lost, about="no folder")
+
+
+def test_python_m_d2ue_is_the_same_program():
+    finished = subprocess.run(
+        [sys.executable, "-m", "d2ue", "fit", "nowhere", "--out", "run"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("d2ue: ") and "Traceback" not in finished.stderr
+
+
+def test_ctrl_c_ends_without_a_traceback_and_the_same_command_goes_on(bench_folder, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "d2ue", "fit", str(bench_folder), "--out", str(out)]
+    command += ["--image-size", "16", "--batch-size", "8", "--learners", "2"]
+    process = subprocess.Popen(
+        [*command, "--epochs", "100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(lambda: list((out / ".unfinished" / "locks").glob("*.lock")))
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err and "goes on" in err
+    assert not (out / "ensemble.json").exists()
+    # The folder is known as an unfinished run, and finished by other settings as well as by these.
+    finished = subprocess.run([*command, "--epochs", "1"], capture_output=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert (out / "ensemble.json").exists() and not (out / ".unfinished").exists()
+
+
+def wait_for(condition, seconds=60.0):
+    """Give another process time to get somewhere."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the other process did not get there"
+        os.sched_yield()
