@@ -305,6 +305,7 @@ class _Memory(nn.Module):
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mixture [R, B, 16] and addressing weights [R, B, slots], which sum to 1 an image."""
         weights = torch.softmax(z @ self.items.mT, -1)
-        weights = torch.where(weights > self.shrinkage, weights, 0.0)
+        # Asked this way round, NaN stays NaN: a learner that diverged must not look sound.
+        weights = torch.where(weights <= self.shrinkage, 0.0, weights)
         weights = F.normalize(weights, p=1, dim=-1)
         return weights @ self.items, weights

@@ -152,13 +152,14 @@ def reproduce(
     ] = None,
 ) -> None:
     """Run a notebook of the project with papermill and keep what it found."""
-    from d2ue.reproduce import parse_assignments, run_notebook
+    from d2ue.reproduce import find_notebook, parse_assignments, run_notebook
 
+    source = find_notebook(name)
     parameters = parse_assignments(parameter or [])
     if data is not None:
         # The notebook runs in its own folder, so a relative path would lead elsewhere.
         parameters["data"] = data if data in BUILT_IN else str(Path(data).resolve())
-    target = run_notebook(name, out or Path("results") / name, parameters)
+    target = run_notebook(source, out or Path("results") / name, parameters)
     typer.echo(f"{target}: open it with 'jupyter lab'; its pictures and tables lie beside it.")
 
 

@@ -8,7 +8,6 @@ names the other.
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 from d2ue.errors import InputError
@@ -57,17 +56,18 @@ class TrainConfig:
             sizes = ", ".join(map(str, IMAGE_SIZES))
             raise InputError(f"image_size must be one of {sizes}, not {self.image_size}.")
         _check_choice("layer", self.layer, layer_names(self.image_size))
+        least = 4 if self.similarity == "debiased-cka" else 2
         _check_range("n_learners", self.n_learners, 1, 1000)
         _check_range("epochs", self.epochs, 1, 10**6)
-        _check_range("memory_slots", self.memory_slots, 1, 10**6)
-        least = 4 if self.similarity == "debiased-cka" else 2
         _check_range("batch_size", self.batch_size, least, 10**6)
+        _check_range("memory_slots", self.memory_slots, 1, 10**6)
         _check_range("seed", self.seed, 0, 2**63 - 1)
-        for name in ("repulsion_weight", "shrinkage", "entropy_weight"):
-            _check_range(name, getattr(self, name), 0.0, 1e30)
-        _check_range("beta1", self.beta1, 0.0, math.nextafter(1.0, 0.0))
-        _check_range("beta2", self.beta2, 0.0, math.nextafter(1.0, 0.0))
-        _check_range("learning_rate", self.lr, math.nextafter(0.0, 1.0), 1e30)
+        _check_range("repulsion_weight", self.repulsion_weight, 0, 10**30)
+        _check_range("shrinkage", self.shrinkage, 0, 1)
+        _check_range("entropy_weight", self.entropy_weight, 0, 10**30)
+        _check_range("learning_rate", self.lr, 0, 10**30, above=True)
+        _check_range("beta1", self.beta1, 0, 1, below=True)
+        _check_range("beta2", self.beta2, 0, 1, below=True)
 
     @property
     def lr(self) -> float:
@@ -153,11 +153,16 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise InputError(f"{name} must be one of {', '.join(choices)}, not {_short(value)}.")
 
 
-def _check_range(name: str, value: float, least: float, most: float = math.inf) -> None:
-    # Comparisons alone, which hold for integers that no float can: NaN fails them too.
-    if not least <= value <= most or value == math.inf:
-        limit = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
-        raise InputError(f"{name} must be {limit}, not {_short(value)}.")
+def _check_range(
+    name: str, value: float, low: int, high: int, *, above: bool = False, below: bool = False
+) -> None:
+    """Refuse what is outside [low, high]; above and below leave out that end."""
+    # Comparisons alone: they hold for integers that no float can, and NaN fails them.
+    inside = (low < value if above else low <= value) and (value < high if below else value <= high)
+    if not inside:
+        start = f"above {low}" if above else f"at least {low}"
+        end = f"below {high}" if below else f"at most {high:g}"
+        raise InputError(f"{name} must be {start} and {end}, not {_short(value)}.")
 
 
 def _short(value: object) -> str:

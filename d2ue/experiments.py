@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from d2ue.datasets.types import ImageSet
+from d2ue.datasets.types import ABNORMAL, NORMAL, ImageSet
 from d2ue.ensemble import Ensemble
 from d2ue.errors import InputError
 from d2ue.evaluation import auc, average_precision
+from d2ue.runs import versions, write_text
 from d2ue.uncertainty import image_scores
 
 #: Table 2's rows by score method, in the paper's words.
@@ -69,3 +74,123 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     keys = ["backbone", "similarity", "repulsion_weight", "method"]
     grouped = table.groupby(keys, sort=False)[["AUC", "AP"]]
     return grouped.agg(["mean", "std", "count"]).rename(columns={"count": "n"})
+
+
+def paper_layout(table: pd.DataFrame) -> pd.DataFrame:
+    """A `score_table` as a reader wants it: rows without and with repulsion, columns by score.
+
+    Returns:
+        Text cells "mean ± std", percent; the number of seeds stands in the row's name. A single
+        seed has no spread and shows none.
+    """
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for keys, row in summarise(table).iterrows():
+        backbone, similarity, weight, method = keys
+        n = int(row["AUC", "n"])
+        repulsion = f"{similarity}, λ = {weight:g}" if weight else "none"
+        line = f"{backbone.upper()}, repulsion {repulsion} (n = {n})"
+        for metric in ("AUC", "AP"):
+            spread = f" ± {row[metric, 'std']:.1f}" if n > 1 else ""
+            text = f"{row[metric, 'mean']:.1f}{spread}"
+            cells.setdefault((ROW_NAMES[method], metric), {})[line] = text
+    wide = pd.DataFrame(cells)
+    wide.columns = pd.MultiIndex.from_tuples(wide.columns, names=["score", "percent"])
+    return wide
+
+
+def readings(table: pd.DataFrame) -> list[str]:
+    """What a `score_table` of one backbone says of the paper's claims, one sentence each.
+
+    The claims are those behind Table 2: repulsion raises the AUC of Unc, DSU raises it, both
+    together beat either, and the whole method beats the reconstruction error. Each sentence counts
+    the seeds and gives the mean difference with its range, so that it stays true whatever the
+    numbers are. Claims whose runs are not in the table are left out.
+    """
+    without, with_ = table["repulsion_weight"] == 0, table["repulsion_weight"] > 0
+    series = {
+        (repelled, method): part.set_index("seed")["AUC"]
+        for repelled, rows in ((False, table[without]), (True, table[with_]))
+        for method, part in rows.groupby("method")
+    }
+    claims = (
+        ("Repulsion raises Unc", (True, "output"), (False, "output")),
+        ("DSU raises Unc, without repulsion", (False, "dual"), (False, "output")),
+        ("Both beat repulsion alone", (True, "dual"), (True, "output")),
+        ("Both beat DSU alone", (True, "dual"), (False, "dual")),
+        ("Both beat the reconstruction error", (True, "dual"), (True, "ensemble")),
+    )
+    sentences = []
+    for claim, better, worse in claims:
+        if better in series and worse in series:
+            difference = (series[better] - series[worse]).dropna()
+            wins, n = int((difference > 0).sum()), len(difference)
+            sentences.append(
+                f"{claim}: in {wins} of {n} seeds; AUC {difference.mean():+.1f} on average "
+                f"({difference.min():+.1f} to {difference.max():+.1f})."
+            )
+    return sentences
+
+
+def reconstruction_ratio(ensemble: Ensemble, train: ImageSet, normals: ImageSet) -> float:
+    """How much better than the mean training image the learners reconstruct held-out normals.
+
+    Returns:
+        Mean squared error of the learners' own reconstructions (averaged over learners) divided by
+        that of the mean training image; 1 = nothing learnt, 0 = perfect.
+    """
+    x = normals.images / 127.5 - 1
+    outputs = ensemble.reconstruct(normals.images).numpy()
+    learnt = np.mean([np.square(x - f).mean() for f in outputs])
+    mean_image = train.images.mean(0) / 127.5 - 1
+    return float(learnt / np.square(x - mean_image).mean())
+
+
+def examples(test: ImageSet, scores: np.ndarray, n: int = 2) -> np.ndarray:
+    """Positions of n normal and n abnormal images to look at, not picked by hand.
+
+    They stand evenly spread over their class's ranking by score, from typical to high: the same
+    quantiles for both, so that neither class is shown at its best.
+    """
+    if test.labels is None:
+        raise InputError("These test images have no labels, so no examples can be chosen.")
+    quantiles = np.linspace(0.5, 0.9, n)
+    chosen = []
+    for label in (NORMAL, ABNORMAL):
+        own = np.flatnonzero(test.labels == label)
+        ranked = own[np.argsort(scores[own], kind="stable")]
+        chosen.append(ranked[(quantiles * (len(ranked) - 1)).round().astype(int)])
+    return np.concatenate(chosen)
+
+
+def save_results(
+    folder: str | Path,
+    parameters: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame],
+    figures: Mapping[str, Any],
+) -> Path:
+    """Write what a notebook used and found: JSON, CSV and PNG files in one folder.
+
+    Args:
+        folder: made if need be.
+        parameters: plain values; versions of the software are added.
+        tables: by file name without ending.
+        figures: matplotlib figures by file name without ending.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: if it cannot be written to.
+    """
+    target = Path(folder)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            figure.savefig(target / f"{name}.png", dpi=110)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written to ({error.strerror}).") from error
+    for name, table in tables.items():
+        write_text(target / f"{name}.csv", table.to_csv(float_format="%.4f"))
+    record = {"parameters": dict(parameters), "versions": versions()}
+    write_text(target / "parameters.json", json.dumps(record, indent=1) + "\n")
+    return target

@@ -22,23 +22,25 @@ NOTEBOOKS = {"quickstart": "00_quickstart.ipynb"}
 _TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 
 
-def notebook_folder() -> Path:
-    """Where the notebooks are: beside the package, in a checkout of the project.
+def find_notebook(name: str) -> Path:
+    """The notebook that `d2ue reproduce NAME` runs.
 
     Raises:
-        InputError: if the package was installed without them.
+        InputError: on an unknown name, or if the package was installed without its notebooks.
     """
-    folder = Path(__file__).resolve().parent.parent / "notebooks"
-    if not folder.is_dir():
+    if name not in NOTEBOOKS:
+        raise InputError(f"There is no notebook {name!r}: take one of {', '.join(NOTEBOOKS)}.")
+    source = Path(__file__).resolve().parent.parent / "notebooks" / NOTEBOOKS[name]
+    if not source.is_file():
         raise InputError(
             "The notebooks are not part of the installed package: clone the project and install "
             "it from there with 'pip install -e .[notebooks]'."
         )
-    return folder
+    return source
 
 
 def run_notebook(
-    name: str,
+    source: Path,
     out: str | os.PathLike[str],
     parameters: Mapping[str, Any] | None = None,
     *,
@@ -47,20 +49,19 @@ def run_notebook(
     """Execute one notebook with some parameters changed.
 
     Args:
-        name: a key of `NOTEBOOKS`.
+        source: the notebook; it stays as it is.
         out: folder for the executed notebook and all that it writes; made if need be.
         parameters: values, or texts as a command line gives them; `out` is set by itself.
         progress: whether to show a bar over the cells.
 
     Returns:
-        The path of the executed notebook.
+        The path of the executed notebook, named as the source.
 
     Raises:
-        InputError: on an unknown notebook, parameter or a value of the wrong type.
+        InputError: on an unknown parameter, a value of the wrong type, or a folder that cannot be
+            written.
         D2UEError: if papermill is not installed, or a cell fails; the sentence names the error.
     """
-    if name not in NOTEBOOKS:
-        raise InputError(f"There is no notebook {name!r}: take one of {', '.join(NOTEBOOKS)}.")
     try:
         import papermill
         from papermill.exceptions import PapermillExecutionError
@@ -68,13 +69,12 @@ def run_notebook(
         raise D2UEError(
             "Running notebooks needs papermill: install the package with its extra [notebooks]."
         ) from error
-    source = notebook_folder() / NOTEBOOKS[name]
     folder = Path(out).resolve()
     values = check_parameters(source, parameters or {})
-    target = folder / f"{name}.ipynb"
+    target = folder / source.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(".ipynb", f".{name}-", folder)
+        handle, unfinished = tempfile.mkstemp(".ipynb", f".{source.stem}-", folder)
         os.close(handle)
     except OSError as error:
         raise InputError(f"{folder} cannot be written to ({error.strerror}).") from error
@@ -90,7 +90,7 @@ def run_notebook(
     except PapermillExecutionError as error:
         # The traceback of the cell goes with the notebook; the reader gets its last line.
         raise D2UEError(
-            f"The notebook {name} stopped in cell {error.exec_count}: {_last_line(error)}"
+            f"{source.name} stopped in cell {error.exec_count}: {_last_line(error)}"
         ) from error
     finally:
         Path(unfinished).unlink(missing_ok=True)

@@ -237,7 +237,8 @@ def _direction(x: Tensor) -> Tensor:
     """`x` divided by its Euclidean norm over the last axis; 0 where the norm is 0."""
     x = x / _scale(x, -1)
     norm = _sqrt(x.square().sum(-1, keepdim=True))
-    return x / torch.where(norm > 0, norm, 1.0)
+    positive = norm > 0
+    return torch.where(positive, x / torch.where(positive, norm, 1.0), 0.0)
 
 
 def _scale(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:

@@ -73,6 +73,22 @@ class ImageSet:
             None if self.masks is None else self.masks[index],
         )
 
+    def sample(self, n: int, seed: int = 0) -> ImageSet:
+        """At most n images, drawn without replacement and kept in order; all where n is 0.
+
+        Normal and abnormal images are drawn in the proportion in which they are there.
+        """
+        if n <= 0 or n >= len(self):
+            return self
+        rng = np.random.default_rng(seed)
+        labels = self.labels if self.labels is not None else np.zeros(len(self), np.int8)
+        abnormal = round(n * float(np.mean(labels == ABNORMAL)))
+        parts = [
+            rng.choice(np.flatnonzero(labels == label), count, replace=False)
+            for label, count in ((NORMAL, n - abnormal), (ABNORMAL, abnormal))
+        ]
+        return self.select(np.sort(np.concatenate(parts)))
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the pixels in their order: all that a trained network depends on.

@@ -1,0 +1,124 @@
+"""The runner of notebooks, on small notebooks made here and run for real."""
+
+import json
+
+import nbformat
+import pytest
+
+from d2ue.cli import main
+from d2ue.errors import D2UEError, InputError
+from d2ue.reproduce import (
+    NOTEBOOKS,
+    check_parameters,
+    find_notebook,
+    notebook_parameters,
+    parse_assignments,
+    run_notebook,
+)
+
+PARAMETERS = """\
+data: str = "phantom"  # what to use
+epochs: int = 2  # how often
+weight: float = 1.0  # how much
+quick: bool = True  # whether
+out: str = "."  # where to
+"""
+WORK = """\
+import json, pathlib
+found = [data, epochs, weight, quick]
+pathlib.Path(out, "found.json").write_text(json.dumps(found))
+"""
+
+
+def make_notebook(folder, work=WORK):
+    parameters = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(work)])
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["kernelspec"] = kernel
+    path = folder / "small.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_a_notebook_is_run_with_the_given_values_and_stays_as_it_is(tmp_path):
+    source = make_notebook(tmp_path)
+    before = source.read_bytes()
+    out = tmp_path / "deep" / "results"
+    target = run_notebook(source, out, {"epochs": "7", "weight": "0.5"}, progress=False)
+    assert json.loads((out / "found.json").read_text()) == ["phantom", 7, 0.5, True]
+    assert sorted(p.name for p in out.iterdir()) == ["found.json", "small.ipynb"]
+    executed = nbformat.read(target, as_version=4)
+    assert all(c.execution_count for c in executed.cells if c.cell_type == "code")
+    assert source.read_bytes() == before
+
+
+def test_a_failing_cell_is_named_and_leaves_the_last_good_notebook(tmp_path):
+    out = tmp_path / "results"
+    out.mkdir()
+    (out / "small.ipynb").write_text("the last good one")
+    source = make_notebook(tmp_path, "raise ValueError('the sky fell')")
+    with pytest.raises(D2UEError, match="ValueError: the sky fell"):
+        run_notebook(source, out, progress=False)
+    assert [p.name for p in out.iterdir()] == ["small.ipynb"]
+    assert (out / "small.ipynb").read_text() == "the last good one"
+
+
+def test_our_own_sentences_come_out_of_a_notebook_as_they_are(tmp_path):
+    work = "from d2ue import load\nload('no such folder')"
+    with pytest.raises(D2UEError) as refused:
+        run_notebook(make_notebook(tmp_path, work), tmp_path / "out", progress=False)
+    assert "'no such folder' does not exist" in str(refused.value)
+    assert "InputError" not in str(refused.value)
+
+
+def test_types_and_defaults_are_read_from_the_parameters_cell(tmp_path):
+    assert notebook_parameters(make_notebook(tmp_path)) == {
+        "data": ("str", "phantom"),
+        "epochs": ("int", 2),
+        "weight": ("float", 1.0),
+        "quick": ("bool", True),
+        "out": ("str", "."),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "about"),
+    [
+        ("epoch", "3", "no parameter 'epoch'"),
+        ("epochs", "3.5", "epochs is of type int"),
+        ("epochs", True, "epochs is of type int"),
+        ("weight", "heavy", "weight is of type float"),
+        ("quick", "perhaps", "quick is of type bool"),
+        ("data", 3, "data is of type str"),
+    ],
+)
+def test_unknown_parameters_and_wrong_types_are_refused(tmp_path, name, value, about):
+    with pytest.raises(InputError, match=about):
+        check_parameters(make_notebook(tmp_path), {name: value})
+
+
+def test_texts_become_values_of_the_declared_type(tmp_path):
+    texts = parse_assignments(["epochs=3", "weight=2", "quick=false", "data=a=b"])
+    values = check_parameters(make_notebook(tmp_path), texts)
+    assert values == {"epochs": 3, "weight": 2.0, "quick": False, "data": "a=b"}
+
+
+@pytest.mark.parametrize("texts", [["epochs"], ["=3"], ["a-b=3"], ["a=1", "a=2"]])
+def test_malformed_assignments_are_refused(texts):
+    with pytest.raises(InputError):
+        parse_assignments(texts)
+
+
+def test_every_notebook_that_can_be_named_is_there_and_takes_data_and_out():
+    for name in NOTEBOOKS:
+        known = notebook_parameters(find_notebook(name))
+        assert known["data"][0] == known["out"][0] == "str"
+
+
+def test_the_command_refuses_an_unknown_parameter_before_anything_is_written(capsys, tmp_path):
+    out = tmp_path / "results"
+    with pytest.raises(SystemExit) as stopped:
+        main(["reproduce", "quickstart", "--out", str(out), "-p", "epoch=3"])
+    assert stopped.value.code == 2
+    assert "no parameter 'epoch'" in capsys.readouterr().err
+    assert not out.exists()
