@@ -159,6 +159,7 @@ def reproduce(
     if data is not None:
         # The notebook runs in its own folder, so a relative path would lead elsewhere.
         parameters["data"] = data if data in BUILT_IN else str(Path(data).resolve())
+    parameters = {"progress": "true", **parameters}
     target = run_notebook(source, out or Path("results") / name, parameters)
     typer.echo(f"{target}: open it with 'jupyter lab'; its pictures and tables lie beside it.")
 

@@ -49,7 +49,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check_type(field.name, getattr(self, field.name), field.type)
+            value = getattr(self, field.name)
+            _check_type(field.name, value, field.type)
+            if "float" in str(field.type) and isinstance(value, int) and abs(value) < 2**53:
+                # lambda 1 and lambda 1.0 are one setting, also where they are written down.
+                object.__setattr__(self, field.name, float(value))
         _check_choice("backbone", self.backbone, BACKBONES)
         _check_choice("similarity", self.similarity, tuple(SIMILARITIES))
         if self.image_size not in IMAGE_SIZES:
@@ -62,10 +66,10 @@ class TrainConfig:
         _check_range("batch_size", self.batch_size, least, 10**6)
         _check_range("memory_slots", self.memory_slots, 1, 10**6)
         _check_range("seed", self.seed, 0, 2**63 - 1)
-        _check_range("repulsion_weight", self.repulsion_weight, 0, 10**30)
+        _check_range("repulsion_weight", self.repulsion_weight, 0, 1e30)
         _check_range("shrinkage", self.shrinkage, 0, 1)
-        _check_range("entropy_weight", self.entropy_weight, 0, 10**30)
-        _check_range("learning_rate", self.lr, 0, 10**30, above=True)
+        _check_range("entropy_weight", self.entropy_weight, 0, 1e30)
+        _check_range("learning_rate", self.lr, 0, 1e30, above=True)
         _check_range("beta1", self.beta1, 0, 1, below=True)
         _check_range("beta2", self.beta2, 0, 1, below=True)
 
@@ -154,14 +158,14 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _check_range(
-    name: str, value: float, low: int, high: int, *, above: bool = False, below: bool = False
+    name: str, value: float, low: float, high: float, *, above: bool = False, below: bool = False
 ) -> None:
     """Refuse what is outside [low, high]; above and below leave out that end."""
     # Comparisons alone: they hold for integers that no float can, and NaN fails them.
     inside = (low < value if above else low <= value) and (value < high if below else value <= high)
     if not inside:
-        start = f"above {low}" if above else f"at least {low}"
-        end = f"below {high}" if below else f"at most {high:g}"
+        start = f"above {low:g}" if above else f"at least {low:g}"
+        end = f"below {high:g}" if below else f"at most {high:g}"
         raise InputError(f"{name} must be {start} and {end}, not {_short(value)}.")
 
 

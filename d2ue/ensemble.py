@@ -68,7 +68,7 @@ class Ensemble:
             batch_size: images a pass; the result does not depend on it.
         """
         outputs = [forward(self.network, x).mean.cpu() for x in self.batches(images, batch_size)]
-        return torch.cat(outputs, 1)
+        return torch.cat(outputs, 1)[:, : len(images)]
 
     def features(
         self, images: np.ndarray | Tensor, layer: str | None = None, batch_size: int = 256
@@ -81,7 +81,8 @@ class Ensemble:
             batch_size: images a pass; the result does not depend on it.
         """
         layer = layer or self.config.layer
-        return features_of(self.network, self.batches(images, batch_size), layer).cpu()
+        features = features_of(self.network, self.batches(images, batch_size), layer)
+        return features[:, : len(images)].cpu()
 
     def batches(self, images: np.ndarray | Tensor, batch_size: int) -> Iterator[Tensor]:
         """The images as networks take them, in order: [n_batch, 1, H, W] in [-1, 1].
@@ -98,9 +99,16 @@ class Ensemble:
         if images.dtype not in (np.uint8, torch.uint8):
             raise InputError(f"Images are uint8, 0 to 255; these are {images.dtype}.")
         dtype = self.network.output.weight.dtype
+        if not len(images):  # one blank image, so that callers learn the shapes of nothing
+            yield torch.zeros(1, 1, size, size, dtype=dtype, device=self.device)
         for start in range(0, len(images), batch_size):
-            chunk = torch.as_tensor(images[start : start + batch_size]).to(self.device)
+            chunk = as_tensor(images[start : start + batch_size]).to(self.device)
             yield to_unit_range(chunk, dtype)
+
+
+def as_tensor(images: np.ndarray | Tensor) -> Tensor:
+    """Pixels as a tensor; shares memory where the array may be written to, else copies."""
+    return images if isinstance(images, Tensor) else torch.from_numpy(np.require(images, None, "W"))
 
 
 def forward(network: Autoencoder, x: Tensor, feature: str | None = None) -> Reconstruction:

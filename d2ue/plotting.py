@@ -7,6 +7,7 @@ are large enough for a projector. Normal is blue and abnormal is orange througho
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from d2ue.ensemble import Ensemble
 
@@ -164,7 +166,9 @@ def score_histograms(
             ):
                 own = np.clip(values[labels == label], edges[0], edges[-1])
                 axis.hist(own, edges, alpha=0.6, color=colour, label=f"{name} (n = {len(own)})")
-            axis.set(title=METHOD_TITLES.get(method, method), xlabel="image score")
+            axis.set(
+                title=METHOD_TITLES.get(method, method), xlabel="image score (last bar: and above)"
+            )
             axis.ticklabel_format(axis="x", style="sci", scilimits=(-2, 2))
         axes[0, 0].set_ylabel("images")
         axes[0, 0].legend(fontsize=10)
@@ -184,6 +188,7 @@ def training_curves(ensembles: Mapping[str, Ensemble]) -> Figure:
         for (name, ensemble), style in zip(ensembles.items(), styles, strict=False):
             for number, epochs in enumerate(ensemble.history, 1):
                 look = {"color": PALETTE[(number - 1) % len(PALETTE)], "linestyle": style}
+                look["marker"] = "o" if len(epochs) <= 20 else ""
                 x = range(1, len(epochs) + 1)
                 label = f"learner {number}, {name}"
                 left.plot(x, [e["loss"] for e in epochs], **look, label=label)
@@ -195,6 +200,8 @@ def training_curves(ensembles: Mapping[str, Ensemble]) -> Figure:
         if right.lines:
             right.set_ylim(bottom=0)
             right.legend(fontsize=9)
+        for axis in (left, right):
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         sns.despine(figure)
     return figure
 
@@ -220,7 +227,7 @@ def auc_by_seed(table: pd.DataFrame, groups: Mapping[float, str]) -> Figure:
             part = table[table["method"] == method]
             wide = part.pivot(index="seed", columns="repulsion_weight", values="AUC")
             wide = wide[[weight for weight in groups if weight in wide.columns]]
-            for (seed, values), colour in zip(wide.iterrows(), PALETTE, strict=False):
+            for (seed, values), colour in zip(wide.iterrows(), cycle(PALETTE), strict=False):
                 axis.plot(range(len(values)), values, "o-", color=colour, label=f"seed {seed}")
             axis.axhline(50, color="0.6", linewidth=1, linestyle=":")
             axis.set_xticks(range(wide.shape[1]), [groups[w] for w in wide.columns])

@@ -9,12 +9,14 @@ from __future__ import annotations
 import ast
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from d2ue.errors import D2UEError, InputError
+from d2ue.progress import PLAIN_BARS
 
 #: Notebook by the name that `d2ue reproduce` takes.
 NOTEBOOKS = {"quickstart": "00_quickstart.ipynb"}
@@ -52,7 +54,8 @@ def run_notebook(
         source: the notebook; it stays as it is.
         out: folder for the executed notebook and all that it writes; made if need be.
         parameters: values, or texts as a command line gives them; `out` is set by itself.
-        progress: whether to show a bar over the cells.
+        progress: whether what the cells write to standard error, their progress bars, is passed
+            on as it comes.
 
     Returns:
         The path of the executed notebook, named as the source.
@@ -72,6 +75,7 @@ def run_notebook(
     folder = Path(out).resolve()
     values = check_parameters(source, parameters or {})
     target = folder / source.name
+    os.environ[PLAIN_BARS] = "1"  # the kernel inherits it
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle, unfinished = tempfile.mkstemp(".ipynb", f".{source.stem}-", folder)
@@ -83,9 +87,11 @@ def run_notebook(
             str(source),
             unfinished,
             {**values, "out": str(folder)},
-            progress_bar=progress,
+            progress_bar=False,
             cwd=str(source.parent),
+            stderr_file=sys.stderr if progress else None,
         )
+        _drop_bars(Path(unfinished))
         os.replace(unfinished, target)
     except PapermillExecutionError as error:
         # The traceback of the cell goes with the notebook; the reader gets its last line.
@@ -149,6 +155,21 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
             raise InputError(f"The parameter {name!r} was given twice.")
         values[name] = value
     return values
+
+
+def _drop_bars(path: Path) -> None:
+    """Take progress bars out of an executed notebook: they were for the one who waited."""
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if not _is_bar(o)]
+    nbformat.write(notebook, path)
+
+
+def _is_bar(output: Mapping[str, Any]) -> bool:
+    return output.get("name") == "stderr" and "%|" in output.get("text", "")
 
 
 def _convert(name: str, value: Any, annotation: str) -> Any:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import glob
 import hashlib
 import io
 import json
@@ -49,7 +50,14 @@ from d2ue.config import TrainConfig
 from d2ue.datasets.types import ImageSet
 from d2ue.ensemble import Ensemble, join
 from d2ue.errors import InputError
-from d2ue.training import Learner, TrainState, learner_name, train_ensemble
+from d2ue.training import (
+    Learner,
+    TrainState,
+    check_images,
+    learner_name,
+    name_of,
+    train_ensemble,
+)
 
 RUN_FORMAT = "d2ue ensemble 1"
 LEARNER_FORMAT = "d2ue learner 1"
@@ -83,11 +91,19 @@ class Store:
             return None
         manifest = _read_json(folder / "learner.json", LEARNER_FORMAT)
         try:
-            settings, history = manifest["settings"], manifest["history"]
+            settings, sha256 = manifest["settings"], str(manifest["weights_sha256"])
             network = _network(settings)
-            sha256 = manifest["weights_sha256"]
-        except (KeyError, TypeError, InputError) as error:
+            history = [
+                {key: float(epoch[key]) for key in ("loss", "similarity")}
+                for epoch in manifest["history"]
+            ]
+            own_name = name_of(settings)
+            if len(history) != settings["epochs"]:
+                raise _damaged(folder / "learner.json")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _damaged(folder / "learner.json") from error
+        if own_name != name:
+            raise InputError(f"{folder} holds the learner {own_name}: put it back under that name.")
         _load_weights(network, _read_checked(folder / "weights.safetensors", sha256), folder)
         return Learner(network.eval(), history)
 
@@ -106,8 +122,9 @@ class Store:
         }
         with _writing(final):
             final.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(final)
             with tempfile.TemporaryDirectory(
-                prefix=".", dir=final.parent, ignore_cleanup_errors=True
+                prefix=_temporary_prefix(final), dir=final.parent, ignore_cleanup_errors=True
             ) as temporary:
                 whole = Path(temporary) / "whole"
                 whole.mkdir()
@@ -121,11 +138,12 @@ class Store:
     def claim(self, names: Sequence[str]) -> Iterator[None]:
         """Hold these names against every other process, waiting until they are free."""
         locks = self.folder / "locks"
-        with _writing(locks), contextlib.ExitStack() as held:
-            locks.mkdir(parents=True, exist_ok=True)
-            # In one order for everybody, so that two batches cannot wait for each other.
-            for name in sorted(names):
-                held.enter_context(FileLock(locks / f"{name}.lock"))
+        with contextlib.ExitStack() as held:
+            with _writing(locks):
+                locks.mkdir(parents=True, exist_ok=True)
+                # In one order for everybody, so that two batches cannot wait for each other.
+                for name in sorted(names):
+                    held.enter_context(FileLock(locks / f"{name}.lock"))
             yield
 
     def load_state(self, names: Sequence[str]) -> TrainState | None:
@@ -141,6 +159,8 @@ class Store:
             content = path.read_bytes()
         tensors, header = _parse(content, path, STATE_FORMAT)
         try:
+            if header["sha256"] != _digest(tensors):
+                raise _damaged(path)
             return TrainState(int(header["epoch"]), tensors, json.loads(header["history"]))
         except (KeyError, ValueError) as error:
             raise _damaged(path) from error
@@ -149,15 +169,18 @@ class Store:
         """Keep a state, unless the last one is younger than `state_interval`."""
         if time.monotonic() - self._last_save < self.state_interval:
             return
+        tensors = {key: value.detach().cpu() for key, value in state.tensors.items()}
         header = {
             "format": STATE_FORMAT,
+            "sha256": _digest(tensors),
             "epoch": str(state.epoch),
             "history": json.dumps(state.history),
         }
         path = self._state_file(names)
         with _writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(path, _dump(state.tensors, header))
+            _sweep(path)
+            write_file(path, _dump(tensors, header))
         self._last_save = time.monotonic()
 
     def forget_state(self, names: Sequence[str]) -> None:
@@ -209,7 +232,11 @@ def fit_run(
                 f"{run} holds an ensemble of other settings or other images: "
                 "give --out a new folder, or remove this one."
             )
+        shutil.rmtree(run / UNFINISHED, ignore_errors=True)  # left by a kill in the last moment
         return ensemble.to(device), True
+    check_images(config, train)
+    with _writing(run):
+        (run / UNFINISHED).mkdir(parents=True, exist_ok=True)  # the mark of a run not yet whole
     learners = Store(run / UNFINISHED if store is None else store)
     ensemble = train_ensemble(config, train, device=device, progress=progress, store=learners)
     save_run(ensemble, run, data_name=data_name, n_train=len(train))
@@ -265,6 +292,8 @@ def save_run(
         for name, content in files.items():
             write_file(run / name, content)
         write_file(run / MANIFEST, _json_bytes(manifest))
+        for name in (*files, MANIFEST):
+            _sweep(run / name)
     shutil.rmtree(run / UNFINISHED, ignore_errors=True)
 
 
@@ -291,7 +320,7 @@ def load_run(folder: str | os.PathLike[str], device: str = "cpu") -> Ensemble:
         names = [f"learner_{k}.safetensors" for k in range(1, config.n_learners + 1)]
         hashes = [str(files[name]) for name in names]
         history = _read_history(_read_checked(run / "history.csv", str(files["history.csv"])))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         if isinstance(error, InputError) and "history.csv" in str(error):
             raise
         raise _damaged(run / MANIFEST) from error
@@ -309,7 +338,7 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         OSError: if it cannot be written; what stood there before still does.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=_temporary_prefix(path), dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -346,6 +375,28 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
     }
+
+
+def _temporary_prefix(path: Path) -> str:
+    return f".{path.name}.tmp-"
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a killed process left of earlier attempts at this path (it is ours to write)."""
+    for left in path.parent.glob(f"{glob.escape(_temporary_prefix(path))}*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names and values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _network(settings: dict[str, Any]) -> Autoencoder:

@@ -24,13 +24,22 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm.std import tqdm
 
 from d2ue.backbones import Autoencoder, Reconstruction, stack
 from d2ue.config import TrainConfig
 from d2ue.datasets.types import ImageSet
-from d2ue.ensemble import Ensemble, features_of, join, resolve_device, to_unit_range
+from d2ue.ensemble import (
+    Ensemble,
+    as_tensor,
+    features_of,
+    forward,
+    join,
+    resolve_device,
+    to_unit_range,
+)
 from d2ue.errors import DivergedError, InputError
+from d2ue.progress import bar as progress_bar
 from d2ue.similarity import SIMILARITIES, Similarity
 
 #: Raised whenever a change alters what a learner learns; part of every learner's name.
@@ -190,7 +199,7 @@ def train_learners(
         _restore(state, network, adam)
         history = list(state.history)
 
-    pixels = torch.as_tensor(images).to(device)
+    pixels = as_tensor(images).to(device)
     objective = _Objective(tasks, device, dtype)
     rows = torch.arange(len(tasks), device=device).unsqueeze(1)
     for epoch in range(len(history), config.epochs):
@@ -276,8 +285,12 @@ def learner_settings(config: TrainConfig, number: int, fingerprint: str) -> dict
 
 def learner_name(config: TrainConfig, number: int, fingerprint: str) -> str:
     """The learner's name: 16 hex digits of the SHA-256 of its settings."""
-    text = json.dumps(learner_settings(config, number, fingerprint), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return name_of(learner_settings(config, number, fingerprint))
+
+
+def name_of(settings: dict[str, object]) -> str:
+    """The name that settings as `learner_settings` gives them lead to."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class LearnerStore(Protocol):
@@ -338,6 +351,20 @@ def train_ensemble(
     return train_ensembles([config], train, device=device, progress=progress, store=store)[0]
 
 
+def check_images(config: TrainConfig, train: ImageSet) -> None:
+    """Refuse images that an ensemble of these settings cannot be trained on.
+
+    Raises:
+        InputError: if they are of another size, or fewer than one batch.
+    """
+    if train.image_size != config.image_size:
+        raise InputError(
+            f"The images are {train.image_size} pixels a side and the settings say "
+            f"{config.image_size}: load them at image_size={config.image_size}."
+        )
+    _check_enough(len(train), config.batch_size)
+
+
 def train_ensembles(
     configs: Sequence[TrainConfig],
     train: ImageSet,
@@ -373,14 +400,9 @@ def train_ensembles(
     device = resolve_device(device)
     replicas = replicas or (8 if device.type == "cuda" else 1)
     for config in configs:
-        if train.image_size != config.image_size:
-            raise InputError(
-                f"The images are {train.image_size} pixels a side and the settings say "
-                f"{config.image_size}: load them at image_size={config.image_size}."
-            )
-        _check_enough(len(train), config.batch_size)
+        check_images(config, train)
     plan = _Plan(configs, train, device, store)
-    with tqdm(
+    with progress_bar(
         total=plan.epochs(), desc="training", unit="epoch", disable=not progress, delay=1
     ) as bar:
         for number in range(1, max(c.n_learners for c in configs) + 1):
@@ -437,7 +459,7 @@ class _Plan:
         """A senior's feature of every training image [n, d], evaluation mode, computed once."""
         if (name, layer) not in self.features:
             senior = stack([self.learners[name].network]).to(self.device)
-            images = torch.as_tensor(self.train_set.images)
+            images = as_tensor(self.train_set.images)
             batches = (
                 to_unit_range(images[i : i + 256].to(self.device))
                 for i in range(0, len(images), 256)
@@ -458,6 +480,8 @@ class _Plan:
                     bar.update(task.config.epochs)
             if missing:
                 self._train_missing(missing, bar)
+            if self.store:
+                self.store.forget_state(list(tasks))
 
     def _train_missing(self, tasks: dict[str, LearnerTask], bar: tqdm) -> None:
         names, group = list(tasks), list(tasks.values())
@@ -480,18 +504,18 @@ class _Plan:
             save=(lambda s: self.store.save_state(names, s)) if self.store else None,
             on_epoch=on_epoch,
         )
+        sound = _are_sound(network, self.train_set.images[: group[0].config.batch_size])
         for i, (name, task) in enumerate(tasks.items()):
             own = [{key: value[i] for key, value in epoch.items()} for epoch in history]
-            if not math.isfinite(own[-1]["loss"]):
+            learner = Learner(network.replica(i).cpu(), own)
+            if not math.isfinite(own[-1]["loss"]) or not sound[i]:
                 self.failed[name] = task.config
                 continue
-            self.learners[name] = Learner(network.replica(i).cpu(), own)
+            self.learners[name] = learner
             if self.store:
                 fingerprint = self.train_set.fingerprint
                 settings = learner_settings(task.config, task.number, fingerprint)
                 self.store.put(name, settings, self.learners[name])
-        if self.store:
-            self.store.forget_state(names)
 
     def complain(self) -> None:
         """Raise for the learners whose loss stopped being finite."""
@@ -509,6 +533,13 @@ class _Plan:
         networks, histories = [x.network for x in learners], [x.history for x in learners]
         # Stacking copies, so that ensembles that share a learner share no weights.
         return join(config, networks, self.train_set.fingerprint, histories).to(self.device)
+
+
+def _are_sound(network: Autoencoder, images: np.ndarray) -> list[bool]:
+    """Whether each replica still draws finite images: its loss was taken before the last step."""
+    weight = network.output.weight
+    x = to_unit_range(as_tensor(images).to(weight.device), weight.dtype)
+    return torch.isfinite(forward(network, x).mean).flatten(1).all(1).tolist()
 
 
 def _check_enough(n: int, batch_size: int) -> None:
@@ -536,11 +567,21 @@ def _state_tensors(network: Autoencoder, adam: torch.optim.Adam) -> dict[str, Te
 def _restore(state: TrainState, network: Autoencoder, adam: torch.optim.Adam) -> None:
     """Put a state's tensors where `_state_tensors` took them from."""
     prefix = "network."
+    moments = ("step", "exp_avg", "exp_avg_sq")
+    expected = {f"{prefix}{key}": value.shape for key, value in network.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        shapes = (torch.Size(()), parameter.shape, parameter.shape)
+        expected |= {f"adam.{k}.{name}": shape for k, shape in zip(moments, shapes, strict=True)}
+    if {key: value.shape for key, value in state.tensors.items()} != expected:
+        raise InputError(
+            "The state in which this training was left belongs to another network: remove the "
+            "folder 'states' of the store to start the learner anew."
+        )
     network.load_state_dict(
         {k[len(prefix) :]: v for k, v in state.tensors.items() if k.startswith(prefix)}
     )
     for name, parameter in network.named_parameters():
-        for key in ("step", "exp_avg", "exp_avg_sq"):
+        for key in moments:
             value = state.tensors[f"adam.{key}.{name}"]
             # Fused Adam keeps its step count beside the weights.
             adam.state[parameter][key] = value.to(parameter.device).clone()

@@ -13,12 +13,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from d2ue.backbones import Autoencoder
 from d2ue.config import ScoreConfig
 from d2ue.ensemble import Ensemble, forward
 from d2ue.errors import InputError
+from d2ue.progress import bar as progress_bar
 
 
 def deviation(values: Tensor) -> Tensor:
@@ -183,9 +183,7 @@ def score_maps(
         InputError: if the images do not fit the ensemble, the settings are unknown, or a
             disagreement is asked of a single learner.
     """
-    parts = list(_maps(ensemble, images, config, batch_size, progress))
-    size = ensemble.config.image_size
-    return torch.cat(parts).numpy() if parts else np.zeros((0, 1, size, size), np.float32)
+    return torch.cat(list(_maps(ensemble, images, config, batch_size, progress))).numpy()
 
 
 def image_scores(
@@ -206,17 +204,17 @@ def image_scores(
     parts = [
         image_score(maps.double()) for maps in _maps(ensemble, images, config, batch_size, progress)
     ]
-    return torch.cat(parts).numpy() if parts else np.zeros(0)
+    return torch.cat(parts).numpy()
 
 
 def _maps(ensemble, images, config, batch_size, progress):  # type: ignore[no-untyped-def]
     """Score maps batch by batch, on the CPU."""
     settings = ScoreConfig(config) if isinstance(config, str) else config
-    total = -(-len(images) // batch_size)
-    bar = tqdm(total=total, desc=f"{settings.method} score", disable=not progress, delay=2)
+    total = max(1, -(-len(images) // batch_size))
+    bar = progress_bar(total=total, desc=f"{settings.method} score", disable=not progress, delay=2)
     with bar:
         for x in ensemble.batches(images, batch_size):
-            yield score_batch(ensemble, x, settings).float().cpu()
+            yield score_batch(ensemble, x, settings)[: len(images)].float().cpu()
             bar.update()
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -161,7 +162,7 @@ def test_runs_that_share_a_store_share_their_first_learner(capsys, bench_folder,
         ("--backbone", "vae", "ae, memae, aeu"),
         ("--similarity", "cka2", "debiased-cka"),
         ("--layer", "en9", "z"),
-        ("--learners", "0", "n_learners"),
+        ("--learners", "0", "n_learners must be at least 1"),
         ("--epochs", "0", "epochs"),
         ("--epochs", "many", "--epochs"),
         ("--repulsion-weight", "-1", "repulsion_weight"),
@@ -273,16 +274,16 @@ def test_ctrl_c_ends_without_a_traceback_and_the_same_command_goes_on(bench_fold
     out = tmp_path / "run"
     command = [sys.executable, "-m", "d2ue", "fit", str(bench_folder), "--out", str(out)]
     command += ["--image-size", "16", "--batch-size", "8", "--learners", "2"]
-    process = subprocess.Popen(
-        [*command, "--epochs", "100000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    wait_for(lambda: list((out / ".unfinished" / "locks").glob("*.lock")))
+    said = tmp_path / "stderr"
+    with said.open("w") as stderr:
+        process = subprocess.Popen(
+            [*command, "--epochs", "100000"], stderr=stderr, start_new_session=True
+        )
+    # The bar has moved: it is in the middle of training, no longer importing.
+    wait_for(lambda: re.search(r" [1-9]\d*/200000 ", said.read_text()))
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    process.wait(timeout=60)
+    err = said.read_text()
     assert process.returncode == 130
     assert "Traceback" not in err and "goes on" in err
     assert not (out / "ensemble.json").exists()

@@ -37,5 +37,5 @@ def load(source: str | os.PathLike[str], image_size: int = 64, *, progress: bool
         InputError: if the folder cannot be used; the sentence says why.
     """
     if source in BUILT_IN:
-        return phantom(BUILT_IN[str(source)], image_size=image_size)
+        return phantom(BUILT_IN[str(source)], image_size=image_size, progress=progress)
     return load_folder(source, image_size, progress=progress)

@@ -26,9 +26,9 @@ from typing import BinaryIO
 import numpy as np
 import PIL
 from PIL import Image
-from tqdm.auto import tqdm
 
 from d2ue.errors import InputError
+from d2ue.progress import bar as progress_bar
 
 DECODER_VERSION = 1  # part of the cache key: raise it when a change here changes a pixel
 
@@ -271,7 +271,7 @@ def _decode_in_threads(paths: Sequence[str], images: np.ndarray, progress: bool)
             images[i, 0] = decode_image(paths[i], images.shape[-1])
         return last - first
 
-    bar = tqdm(
+    bar = progress_bar(
         total=len(paths), desc="decoding", unit="image", delay=2, leave=False, disable=not progress
     )
     pool = ThreadPoolExecutor(_thread_count(), thread_name_prefix="decode")

@@ -31,10 +31,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
 from d2ue.errors import InputError
+from d2ue.progress import bar as progress_bar
 
 Array = np.ndarray
 Pair = tuple[float, float]
@@ -56,6 +56,7 @@ def phantom(
     seed: int = 0,
     lesion_contrast: float = 1.0,
     lesion_size: float = 1.0,
+    progress: bool = True,
 ) -> Dataset:
     """Draw the built-in data set.
 
@@ -69,6 +70,7 @@ def phantom(
         lesion_contrast: 0 to 2, a factor on the difference between lesion and healthy tissue. At 0
             every abnormal image is its own healthy twin, while the masks stay.
         lesion_size: 0.25 to 3, a factor on the radius (or depth) of the lesions.
+        progress: show a bar once drawing has taken two seconds.
 
     Returns:
         Dataset "phantom" (head) or "phantom-chest": normal images in `train`; normal, then abnormal
@@ -93,7 +95,8 @@ def phantom(
     plan = [(s, i) for s, n in zip(_SPLITS, counts.values(), strict=True) for i in range(n)]
     images = np.empty((len(plan), 1, image_size, image_size), np.uint8)
     masks = np.empty(images.shape, bool)
-    for row, (split, i) in enumerate(tqdm(plan, desc="drawing phantoms", delay=2, leave=False)):
+    bar = progress_bar(plan, desc="drawing phantoms", delay=2, leave=False, disable=not progress)
+    for row, (split, i) in enumerate(bar):
         images[row, 0], masks[row, 0] = _render(
             kind, split, i, image_size, seed, lesion_contrast, lesion_size
         )

@@ -1,0 +1,295 @@
+"""AE, MemAE and AEU against PyTorch's own layers, and the replica axis."""
+
+import math
+
+import pytest
+import torch
+
+from d2ue.backbones import Autoencoder, stack
+
+BACKBONES = ("ae", "memae", "aeu")
+each_backbone = pytest.mark.parametrize("backbone", BACKBONES)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=seeded(seed))
+
+
+def disturbed(backbone: str, replicas: int = 1, image_size: int = 16) -> Autoencoder:
+    """A float64 network whose BatchNorms are not at their start (weights 1, biases 0, ...)."""
+    network = Autoencoder(backbone, replicas, image_size, generator=seeded(3)).double()
+    generator = seeded(4)
+    with torch.no_grad():
+        for name, value in network.state_dict().items():
+            if "norm" in name:
+                value += 0.5 * torch.rand(value.shape, generator=generator)
+    return network
+
+
+# --- against PyTorch's own layers ---
+
+
+@each_backbone
+@pytest.mark.parametrize("image_size", [16, 32, 64])
+def test_initial_weights_are_pytorchs_bit_for_bit(
+    plain_learner, equal_tensors, backbone, image_size
+):
+    """The same stream, the same order of draws, the same fan-in of every kind of layer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        plain = plain_learner(backbone, image_size)
+    equal_tensors(Autoencoder(backbone, image_size=image_size, generator=seeded(11)), plain)
+
+
+@each_backbone
+@pytest.mark.parametrize("image_size", [16, 64])
+def test_outputs_features_and_statistics_are_pytorchs(plain_learner, backbone, image_size):
+    """Two steps in training mode (the statistics move), then evaluation mode, every stage."""
+    network = disturbed(backbone, image_size=image_size)
+    with torch.no_grad():
+        plain = plain_learner(backbone, image_size).double().take(network)
+    for step, training in enumerate((True, True, False)):
+        network.train(training), plain.train(training)
+        x = noise(6, 1, image_size, image_size, seed=step).double()
+        stages = plain.run(x)
+        features = {}
+        for name in network.layers:
+            # A forward pass in training mode moves the statistics: look at copies.
+            copy = stack([network])
+            features[name] = copy(x[None], name).feature[0]
+        ours = network(x[None])
+        torch.testing.assert_close(ours.mean[0], stages["output"][:, :1], rtol=0, atol=1e-10)
+        if backbone == "aeu":
+            variance = stages["output"][:, 1:]
+            torch.testing.assert_close(ours.log_variance[0], variance, rtol=0, atol=1e-10)
+        if backbone == "memae":
+            addressing = plain.memory.addressing
+            torch.testing.assert_close(ours.addressing[0], addressing, rtol=0, atol=1e-10)
+        for name, feature in features.items():
+            torch.testing.assert_close(feature, stages[name].flatten(1), rtol=0, atol=1e-10)
+        for mine, theirs in zip(network.state_dict().values(), plain.tensors(), strict=True):
+            torch.testing.assert_close(mine[0], theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "extra"),
+    [
+        ("ae", 0),
+        ("memae", 25 * 16),  # the items
+        ("aeu", 16 * 1 * 4 * 4),  # the second output of the last transposed convolution
+    ],
+)
+def test_parameter_count_by_hand(backbone, extra):
+    convolutions = 16 * (1 * 16 + 16 * 32 + 32 * 64 + 64 * 64)  # 4x4 kernels, without biases
+    norms = 2 * (16 + 32 + 64 + 64)
+    to_latent = (1024 * 2048 + 2048) + 2 * 2048 + (2048 * 16 + 16)
+    from_latent = (16 * 2048 + 2048) + 2 * 2048 + (2048 * 1024 + 1024)
+    transposed = 16 * (64 * 64 + 64 * 32 + 32 * 16 + 16 * 1)
+    transposed_norms = 2 * (64 + 32 + 16)
+    total = convolutions + norms + to_latent + from_latent + transposed + transposed_norms + extra
+    parameters = Autoencoder(backbone).parameters()
+    assert sum(p.numel() for p in parameters) == total
+
+
+@each_backbone
+def test_nine_layers_and_their_widths(backbone):
+    """The layer table, flattened."""
+    network = Autoencoder(backbone, replicas=2).eval()
+    widths = {
+        "en1": 16 * 32 * 32, "en2": 32 * 16 * 16, "en3": 64 * 8 * 8, "en4": 64 * 4 * 4,
+        "z": 16,
+        "de4": 64 * 4 * 4, "de3": 64 * 8 * 8, "de2": 32 * 16 * 16, "de1": 16 * 32 * 32,
+    }  # fmt: skip
+    assert tuple(network.layers) == tuple(widths)
+    for name, width in widths.items():
+        output = network(noise(2, 3, 1, 64, 64), name)
+        assert output.feature.shape == (2, 3, width)
+        assert output.mean.shape == (2, 3, 1, 64, 64)
+    assert (output.log_variance is not None) == (backbone == "aeu")
+    assert (output.addressing is not None) == (backbone == "memae")
+    assert network(noise(2, 3, 1, 64, 64)).feature is None
+
+
+@pytest.mark.parametrize("image_size", [16, 32, 64, 128])
+def test_every_size_has_a_grid_of_four_by_four_before_z(image_size):
+    network = Autoencoder("ae", image_size=image_size).eval()
+    deepest = network.layers[len(network.layers) // 2 - 1]
+    feature = network(noise(1, 2, 1, image_size, image_size), deepest).feature
+    assert network.grid == 4
+    assert feature.shape[-1] == {16: 32, 32: 64, 64: 64, 128: 64}[image_size] * 4 * 4
+
+
+def test_nothing_follows_the_last_layer():
+    """The output is linear in the last weights: no tanh, no bias, no clipping."""
+    network = disturbed("aeu").eval()
+    x = noise(1, 4, 1, 16, 16).double()
+    before = network(x)
+    with torch.no_grad():
+        network.output.weight *= -30
+    after = network(x)
+    torch.testing.assert_close(after.mean, -30 * before.mean)
+    torch.testing.assert_close(after.log_variance, -30 * before.log_variance)
+
+
+# --- MemAE's memory ---
+
+
+@pytest.mark.parametrize(
+    ("slots", "shrinkage"), [(25, 0.0025), (25, 0.04), (10, 0.0), (200, 0.0025)]
+)
+def test_addressing_is_the_published_one(slots, shrinkage):
+    """relu(w - l) w / (|w - l| + eps), L1-normalised; sums to one; sparse."""
+    network = Autoencoder("memae", 1, 16, slots, shrinkage, seeded(0)).double().eval()
+    with torch.no_grad():
+        network.memory.items *= 20  # peaked addressing, so that something is shrunk
+        network.to_latent.narrow.weight *= 5
+    output = network(noise(1, 30, 1, 16, 16).double(), "z")
+    w = torch.softmax(output.feature[0] @ network.memory.items[0].T, 1)
+    shrunk = torch.relu(w - shrinkage) * w / (torch.abs(w - shrinkage) + 1e-12)
+    expected = shrunk / shrunk.sum(1, keepdim=True)
+    torch.testing.assert_close(output.addressing[0], expected, rtol=1e-6, atol=1e-12)
+    ones = torch.ones(30, dtype=torch.float64)
+    torch.testing.assert_close(output.addressing[0].sum(1), ones, rtol=0, atol=1e-12)
+    kept = output.addressing[0] > 0
+    assert (output.addressing[0][kept] > shrinkage).all()  # normalising only enlarges
+    if shrinkage:
+        assert 0 < kept.sum() < kept.numel()
+        assert (output.addressing[0][~kept] == 0).all()
+
+
+def test_z_for_repulsion_is_before_the_memory():
+    network = disturbed("memae").eval()
+    x = noise(1, 5, 1, 16, 16).double()
+    before = network(x, "z")
+    with torch.no_grad():
+        network.memory.items += 1
+    after = network(x, "z")
+    assert torch.equal(before.feature, after.feature) and not torch.equal(before.mean, after.mean)
+
+
+def test_the_memory_does_not_hide_a_network_that_is_lost():
+    """NaN > shrinkage is false: without care a broken encoder looks like an empty addressing."""
+    network = disturbed("memae").eval()
+    with torch.no_grad():
+        network.to_latent.narrow.bias.fill_(float("nan"))
+    assert network(noise(1, 5, 1, 16, 16).double()).mean.isnan().all()
+
+
+def test_memory_starts_uniform_within_a_quarter():
+    items = Autoencoder("memae", 1, 16, 4000, generator=seeded(0)).memory.items
+    assert items.shape == (1, 4000, 16) and items.abs().max() <= 0.25
+    assert items.abs().max() > 0.2499
+    assert items.std().item() == pytest.approx(0.25 / math.sqrt(3), rel=0.01)
+
+
+# --- the replica axis ---
+
+
+@each_backbone
+@pytest.mark.parametrize("training", [True, False])
+def test_replicas_are_single_networks(backbone, training):
+    """Outputs, input gradients and BatchNorm statistics of R = 3 are those of three networks."""
+    network = disturbed(backbone, replicas=3).train(training)
+    singles = [network.replica(i) for i in range(3)]
+    x = noise(3, 5, 1, 16, 16).double().requires_grad_(True)
+    together = network(x, "z")
+    together.mean.square().sum().backward()
+    for i, single in enumerate(singles):
+        assert single.training is training and single.replicas == 1
+        own = x[i : i + 1].detach().requires_grad_(True)
+        alone = single(own, "z")
+        alone.mean.square().sum().backward()
+        for ours, theirs in zip(together, alone, strict=True):
+            assert (ours is None) == (theirs is None)
+            if ours is not None:
+                torch.testing.assert_close(ours[i], theirs[0], rtol=0, atol=1e-10)
+        torch.testing.assert_close(x.grad[i], own.grad[0], rtol=0, atol=1e-9)
+        for key, value in single.state_dict().items():
+            torch.testing.assert_close(network.state_dict()[key][i], value[0], rtol=0, atol=1e-12)
+
+
+@each_backbone
+def test_nan_in_one_replica_stays_there(backbone):
+    network = disturbed(backbone, replicas=3).train()
+    x = noise(3, 5, 1, 16, 16).double()
+    x[1] = float("nan")
+    output = network(x, "z")
+    output.mean.sum().backward()
+    assert output.mean[[0, 2]].isfinite().all() and output.mean[1].isnan().all()
+    for name, value in network.state_dict().items():
+        assert value[[0, 2]].isfinite().all(), name
+    assert all(p.grad[[0, 2]].isfinite().all() for p in network.parameters())
+
+
+@each_backbone
+def test_stack_and_replica_undo_each_other(equal_tensors, backbone):
+    one, two = disturbed(backbone, replicas=2), disturbed(backbone)
+    both = stack([one, two])
+    assert both.replicas == 3 and both.settings == one.settings
+    assert both.output.weight.dtype == torch.float64
+    equal_tensors(both.replica(1), one.replica(1))
+    equal_tensors(both.replica(2), two)
+    equal_tensors(stack([both.replica(i) for i in range(3)]), both)
+
+
+def test_stacks_and_replicas_own_their_memory():
+    network = disturbed("ae", replicas=2)
+    kept = {key: value.clone() for key, value in network.state_dict().items()}
+    for copy in (network.replica(1), stack([network])):
+        with torch.no_grad():
+            for value in copy.state_dict().values():
+                value.zero_()
+    assert all(torch.equal(value, kept[key]) for key, value in network.state_dict().items())
+
+
+@each_backbone
+def test_the_global_random_stream_is_left_alone(backbone):
+    before = torch.get_rng_state()
+    network = Autoencoder(backbone, 2, 16, generator=seeded(0))
+    stack([network.replica(0), network])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_a_generator_the_global_stream_is_drawn_from(equal_tensors):
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        network = Autoencoder("ae", image_size=16)
+    equal_tensors(network, Autoencoder("ae", image_size=16, generator=seeded(5)))
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 2, 1, 32, 32), (1, 2, 3, 16, 16), (2, 2, 1, 16, 16), (2, 1, 16, 16), (1, 2, 1, 16, 8)],
+)
+def test_images_of_another_shape_are_refused(refused, shape):
+    with refused("(1, B, 1, 16, 16)", shape):
+        Autoencoder("ae", image_size=16)(noise(*shape))
+
+
+@pytest.mark.parametrize("layer", ["en4", "de0", "", "latent"])
+def test_unknown_layers_are_refused(refused, layer):
+    with refused("en1, en2, z, de2, de1", repr(layer)):
+        Autoencoder("ae", image_size=16)(noise(1, 2, 1, 16, 16), layer)
+
+
+def test_only_networks_of_one_architecture_are_stacked(refused):
+    ae = Autoencoder("ae", image_size=16)
+    others = [
+        Autoencoder("aeu", image_size=16),
+        Autoencoder("ae", image_size=32),
+    ]
+    for other in others:
+        with refused("one architecture"):
+            stack([ae, other])
+    with refused("at least one"):
+        stack([])
+    few, many = (Autoencoder("memae", image_size=16, memory_slots=n) for n in (5, 6))
+    with refused("one architecture"):
+        stack([few, many])

@@ -1,0 +1,219 @@
+"""Pictures: what is drawn is what was given. Asserted on the figures' data, not on pixels."""
+
+from types import SimpleNamespace
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.contour import ContourSet
+
+from d2ue import plotting
+from d2ue.config import TrainConfig
+
+METHODS = ("ensemble", "output", "dual")
+SIZE = 16
+
+
+@pytest.fixture(autouse=True)
+def drawn_and_closed():
+    """Every figure a test made can be drawn to the end."""
+    yield
+    for number in plt.get_fignums():
+        plt.figure(number).canvas.draw()
+    plt.close("all")
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (4, 1, SIZE, SIZE), dtype=np.uint8)
+
+
+@pytest.fixture
+def masks(images):
+    """The last two images have a square lesion."""
+    masks = np.zeros(images.shape, bool)
+    masks[2:, 0, 4:9, 5:11] = True
+    return masks
+
+
+@pytest.fixture
+def maps():
+    rng = np.random.default_rng(1)
+    return {
+        method: (scale * rng.random((4, 1, SIZE, SIZE))).astype(np.float32)
+        for method, scale in zip(METHODS, (1.0, 0.1, 1e-5), strict=True)
+    }
+
+
+def panels(figure):
+    """Axes that show an image, in reading order; colour bars are none of them."""
+    return [axis for axis in figure.axes if axis.images]
+
+
+def shown(axis):
+    return np.asarray(axis.images[0].get_array())
+
+
+def limits(axis):
+    return axis.images[0].get_clim()
+
+
+def outlined(axis):
+    return any(isinstance(child, ContourSet) for child in axis.get_children())
+
+
+def test_rows_of_images_are_the_images_on_one_grey_scale(images):
+    figure = plotting.image_rows({"normal": images[:3], "abnormal": images[3:]})
+    drawn = panels(figure)
+    assert len(drawn) == 4  # the shorter row leaves its places empty
+    for axis, image in zip(drawn, images, strict=True):
+        assert np.array_equal(shown(axis), image[0])
+        assert limits(axis) == (0, 255)
+    assert [drawn[0].get_ylabel(), drawn[3].get_ylabel()] == ["normal", "abnormal"]
+
+
+def test_masks_are_outlined_where_there_are_any(images, masks):
+    rows = {"normal": images[:2], "abnormal": images[2:]}
+    figure = plotting.image_rows(rows, {"abnormal": masks[2:]})
+    assert [outlined(axis) for axis in panels(figure)] == [False, False, True, True]
+    assert not any(outlined(axis) for axis in panels(plotting.image_rows(rows)))
+
+
+def test_an_outline_runs_around_its_mask(images, masks):
+    figure = plotting.image_rows({"abnormal": images[2:3]}, {"abnormal": masks[2:3]})
+    (contour,) = (c for c in panels(figure)[0].get_children() if isinstance(c, ContourSet))
+    ((x0, y0), (x1, y1)) = contour.get_paths()[0].get_extents().get_points()
+    # Half a pixel outside the first and last abnormal pixel of rows 4-8, columns 5-10.
+    assert (x0, x1, y0, y1) == (4.5, 10.5, 3.5, 8.5)
+
+
+def test_reconstructions_stand_beside_their_image(images, masks):
+    outputs = np.random.default_rng(2).uniform(-1, 1, (3, *images.shape)).astype(np.float32)
+    titles = ["normal", "normal", "abnormal", "abnormal"]
+    figure = plotting.reconstructions(images, outputs, titles, masks)
+    grid = np.array(panels(figure)).reshape(4, 5)
+    heads = [axis.get_title() for axis in grid[0]]
+    assert heads == ["image", "learner 1", "learner 2", "learner 3", "error of mean"]
+    assert [axis.get_ylabel() for axis in grid[:, 0]] == titles
+    for row in range(4):
+        x = images[row, 0] / 127.5 - 1
+        assert np.allclose(shown(grid[row, 0]), x)
+        for i in range(3):
+            assert np.array_equal(shown(grid[row, i + 1]), outputs[i, row, 0])
+        assert np.allclose(shown(grid[row, 4]), np.abs(x - outputs[:, row, 0].mean(0)))
+        assert {limits(axis) for axis in grid[row, :4]} == {(-1, 1)}
+    assert len({limits(axis) for axis in grid[:, 4]}) == 1
+    # One scale from 0 to the largest error: nothing of the error is cut off.
+    assert limits(grid[0, 4]) == (0, pytest.approx(max(shown(a).max() for a in grid[:, 4])))
+    assert [outlined(axis) for axis in grid[:, 0]] == [False, False, True, True]
+
+
+def test_score_maps_share_one_colour_scale_a_column(images, maps, masks):
+    figure = plotting.score_maps(images, maps, ["a", "b", "c", "d"], masks)
+    grid = np.array(panels(figure)).reshape(4, 4)
+    assert grid[0, 0].get_title() == "image and truth"
+    assert [a.get_title() for a in grid[0, 1:]] == [plotting.METHOD_TITLES[m] for m in METHODS]
+    for column, values in enumerate(maps.values(), 1):
+        (scale,) = {limits(axis) for axis in grid[:, column]}
+        assert scale == (0, pytest.approx(np.quantile(values, 0.995)))
+        for row in range(4):
+            assert np.array_equal(shown(grid[row, column]), values[row, 0])
+    for row, expected in enumerate((False, False, True, True)):
+        assert [outlined(axis) for axis in grid[row]] == [expected] * 4
+    assert len(figure.axes) == 16 + len(METHODS)  # one colour bar a score
+
+
+def test_score_maps_without_masks_promise_no_truth(images, maps):
+    figure = plotting.score_maps(images, maps, ["a", "b", "c", "d"])
+    assert panels(figure)[0].get_title() == "image"
+    assert not any(outlined(axis) for axis in panels(figure))
+
+
+def test_maps_of_zeros_can_be_drawn(images):
+    zeros = np.zeros(images.shape, np.float32)
+    figure = plotting.score_maps(images, {"dual": zeros}, ["a", "b", "c", "d"])
+    low, high = limits(panels(figure)[1])
+    assert low == 0 < high
+
+
+def test_histograms_count_every_image_once():
+    rng = np.random.default_rng(3)
+    labels = np.repeat([0, 1], (70, 30))
+    scores = {m: rng.exponential(size=100) + labels for m in METHODS}
+    figure = plotting.score_histograms(scores, labels, bins=20)
+    assert [a.get_title() for a in figure.axes] == [plotting.METHOD_TITLES[m] for m in METHODS]
+    for axis, values in zip(figure.axes, scores.values(), strict=True):
+        normal, abnormal = (np.array([bar.get_height() for bar in c]) for c in axis.containers)
+        assert (normal.sum(), abnormal.sum()) == (70, 30)
+        edges = np.linspace(values.min(), np.quantile(values, 0.99), 21)
+        expected, _ = np.histogram(np.minimum(values[labels == 0], edges[-1]), edges)
+        assert np.array_equal(normal, expected)
+        assert "score" in axis.get_xlabel()
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert legend == ["normal (n = 70)", "abnormal (n = 30)"]
+
+
+def history(losses, similarities):
+    return [{"loss": a, "similarity": b} for a, b in zip(losses, similarities, strict=True)]
+
+
+def test_training_curves_are_the_history():
+    first, second = history([3.0, 2.0, 1.0], [0.0] * 3), history([4.0, 3.0, 2.0], [0.9, 0.5, 0.2])
+    ensembles = {
+        "off": SimpleNamespace(config=TrainConfig(repulsion_weight=0.0), history=(first, first)),
+        "on": SimpleNamespace(config=TrainConfig(), history=(first, second)),
+    }
+    left, right = plotting.training_curves(ensembles).axes
+    curves = {line.get_label(): line.get_ydata() for line in left.lines}
+    assert len(curves) == 4
+    assert list(curves["learner 2, on"]) == [4.0, 3.0, 2.0]
+    # A first learner has no seniors, and without repulsion none were looked at: no line of zeros.
+    (similarity,) = right.lines
+    assert list(similarity.get_xdata()) == [1, 2, 3]
+    assert list(similarity.get_ydata()) == [0.9, 0.5, 0.2]
+    assert right.get_ylim()[0] == 0
+    assert left.get_xlabel() == right.get_xlabel() == "epoch"
+
+
+def auc_table(seeds):
+    rng = np.random.default_rng(4)
+    return pd.DataFrame(
+        [
+            {"seed": seed, "method": m, "repulsion_weight": w, "AUC": 50 + 40 * rng.random()}
+            for seed in range(seeds)
+            for m in METHODS
+            for w in (0.0, 1.0)
+        ]
+    )
+
+
+def test_auc_by_seed_joins_the_two_values_of_a_seed():
+    table = auc_table(3)
+    figure = plotting.auc_by_seed(table, {0.0: "none", 1.0: "repulsion"})
+    for axis, method in zip(figure.axes, METHODS, strict=True):
+        assert axis.get_title() == plotting.METHOD_TITLES[method]
+        assert [t.get_text() for t in axis.get_xticklabels()] == ["none", "repulsion"]
+        lines = {line.get_label(): line.get_ydata() for line in axis.lines}
+        own = table[table["method"] == method]
+        for seed in range(3):
+            assert list(lines[f"seed {seed}"]) == list(own[own["seed"] == seed]["AUC"])
+    assert figure.axes[0].get_ylabel().startswith("AUC, percent")
+
+
+def test_every_seed_is_drawn_however_many():
+    axis = plotting.auc_by_seed(auc_table(13), {0.0: "none", 1.0: "repulsion"}).axes[0]
+    assert sum(str(line.get_label()).startswith("seed ") for line in axis.lines) == 13
+
+
+def test_normal_and_abnormal_differ_in_lightness_too():
+    """So that they stay apart in a grey print and for every kind of colour blindness."""
+    lightness = [
+        0.2126 * r + 0.7152 * g + 0.0722 * b
+        for r, g, b in (plotting.NORMAL_COLOUR, plotting.ABNORMAL_COLOUR)
+    ]
+    assert abs(lightness[0] - lightness[1]) > 0.1

@@ -1,0 +1,614 @@
+"""Eq. (1) and (4), and training against a literal trainer without replicas or shared features."""
+
+import contextlib
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import gaussian_nll_loss, mse_loss
+
+from d2ue.backbones import Reconstruction
+from d2ue.config import TrainConfig
+from d2ue.errors import DivergedError
+from d2ue.similarity import linear_cka
+from d2ue.training import (
+    LearnerTask,
+    TrainState,
+    initial_network,
+    learner_name,
+    learner_settings,
+    reconstruction_loss,
+    repulsion_loss,
+    shuffle,
+    total_loss,
+    train_ensemble,
+    train_ensembles,
+    train_learners,
+)
+
+each_backbone = pytest.mark.parametrize("backbone", ("ae", "memae", "aeu"))
+FLOAT64 = torch.float64
+# Where a gradient is near Adam's epsilon (1e-8), a step carries its rounding divided by that
+# epsilon and times the learning rate: a small one keeps float64's rounding under 1e-8.
+GENTLE = 1e-4
+
+
+def scaled(images: np.ndarray, dtype: torch.dtype = FLOAT64) -> torch.Tensor:
+    """0 ... 255 to [-1, 1]."""
+    return torch.as_tensor(images).to(dtype) / 127.5 - 1
+
+
+def train_in_steps(configs, images, dtype=FLOAT64):
+    """The learners of ensembles that train side by side: one network with R replicas a number."""
+    networks, histories = [], []
+    for number in range(1, configs[0].n_learners + 1):
+        tasks = []
+        for i, config in enumerate(configs):
+            seniors = None
+            if number > 1 and config.repels:
+                x = scaled(images, dtype)[None]
+                with torch.no_grad():
+                    features = [n.replica(i)(x, config.layer).feature[0] for n in networks]
+                seniors = torch.stack(features)
+            tasks.append(LearnerTask(config, number, seniors))
+        network, history = train_learners(tasks, images, dtype=dtype)
+        networks.append(network)
+        histories.append(history)
+    return networks, histories
+
+
+@pytest.fixture
+def train_by_the_book(plain_learner, literal_cka):
+    """Loops over learners, epochs and steps as the paper tells them, seniors forwarded anew."""
+
+    def loss_of(config, learner, outputs, x):
+        if config.backbone == "aeu":
+            mean, s = outputs["output"][:, :1], outputs["output"][:, 1:]
+            return (torch.exp(-s) * (x - mean) ** 2).mean() + s.mean()
+        loss = mse_loss(outputs["output"], x)
+        if config.backbone == "memae":
+            w = learner.memory.addressing
+            entropy = -(w * torch.log(w + 1e-12)).sum(1)
+            loss = loss + config.entropy_weight * entropy.mean()
+        return loss
+
+    def train(config, images):
+        x, seniors, history = scaled(images), [], []
+        for number in range(1, config.n_learners + 1):
+            start = initial_network(LearnerTask(config, number))
+            with torch.no_grad():
+                learner = plain_learner(config.backbone, config.image_size).double().take(start)
+            adam = torch.optim.Adam(
+                learner.parameters(),
+                lr=config.lr,
+                betas=(config.beta1, config.beta2),
+                foreach=False,
+                fused=False,
+            )
+            for epoch in range(config.epochs):
+                order = shuffle(len(x), (config.seed, number), epoch)
+                losses = []
+                for first in range(0, len(x) - config.batch_size + 1, config.batch_size):
+                    batch = x[order[first : first + config.batch_size]]
+                    learner.train()
+                    outputs = learner.run(batch)
+                    l_orig = loss_of(config, learner, outputs, batch)
+                    l_sim = torch.zeros(())
+                    for senior in seniors:
+                        senior.eval()
+                        with torch.no_grad():
+                            p = senior.run(batch)[config.layer]
+                        q = outputs[config.layer]
+                        l_sim = l_sim + literal_cka(p.flatten(1), q.flatten(1)) / len(seniors)
+                    adam.zero_grad()
+                    (l_orig + config.repulsion_weight * l_sim).backward()
+                    adam.step()
+                    losses.append((l_orig.item(), l_sim.item()))
+                history.append(np.mean(losses, 0))
+            seniors.append(learner)
+        return seniors, history
+
+    return train
+
+
+# --- the losses, by hand ---
+
+
+def test_mean_squared_error_by_hand():
+    """Two replicas of one image of two pixels: ((1 - 0)² + (0 - 2)²) / 2 and (0 + 9) / 2."""
+    images = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).reshape(2, 1, 1, 1, 2)
+    mean = torch.tensor([[0.0, 2.0], [1.0, 3.0]]).reshape(2, 1, 1, 1, 2)
+    loss = reconstruction_loss("ae", Reconstruction(mean, None, None, None), images)
+    assert loss.tolist() == [2.5, 4.5]
+
+
+def test_entropy_of_the_addressing_by_hand():
+    """Addressing (1/2, 1/2) and (1, 0): entropies ln 2 and 0, mean ln 2 / 2, times 0.1."""
+    images = torch.zeros(1, 2, 1, 1, 1)
+    addressing = torch.tensor([[[0.5, 0.5], [1.0, 0.0]]])
+    output = Reconstruction(images, None, None, addressing)
+    loss = reconstruction_loss("memae", output, images, entropy_weight=0.1)
+    assert loss.item() == pytest.approx(0.1 * math.log(2) / 2, rel=1e-5)
+
+
+def test_aeu_is_twice_the_gaussian_negative_log_likelihood():
+    rng = torch.Generator().manual_seed(0)
+    x, mean, s = torch.randn(3, 2, 4, 1, 5, 5, generator=rng, dtype=FLOAT64)
+    loss = reconstruction_loss("aeu", Reconstruction(mean, s, None, None), x)
+    for r in range(2):
+        expected = 2 * gaussian_nll_loss(mean[r], x[r], s[r].exp(), eps=0)
+        assert loss[r].item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_repulsion_is_the_mean_over_seniors(literal_cka):
+    """Eq. (1)."""
+    features = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(0), dtype=FLOAT64)
+    seniors, q = features[:3], features[3]
+    expected = sum(literal_cka(p, q) for p in seniors) / 3
+    assert repulsion_loss(seniors, q, linear_cka).item() == pytest.approx(expected.item())
+
+
+def test_nothing_repels_the_first_learner():
+    """Eq. (1): 0."""
+    q = torch.randn(2, 6, 3)
+    assert repulsion_loss(torch.zeros(2, 0, 6, 3), q, linear_cka).tolist() == [0, 0]
+
+
+def test_total_loss_by_hand():
+    """Eq. (4): 2 + 0.5 · 3."""
+    assert total_loss(torch.tensor(2.0), torch.tensor(3.0), 0.5).item() == 3.5
+
+
+# --- the whole training ---
+
+
+@pytest.mark.parametrize(
+    ("backbone", "changes"),
+    [
+        ("ae", {}),
+        ("memae", {"learning_rate": GENTLE}),
+        ("aeu", {"learning_rate": GENTLE}),
+        ("ae", {"layer": "en1", "repulsion_weight": 0.3}),
+        ("aeu", {"layer": "de1", "beta1": 0.8, "beta2": 0.9, "learning_rate": GENTLE}),
+        ("memae", {"layer": "de2", "entropy_weight": 0.5, "learning_rate": GENTLE}),
+        ("ae", {"repulsion_weight": 0.0, "seed": 4}),
+    ],
+)
+def test_training_is_what_the_literal_trainer_does(
+    train_by_the_book, equal_tensors, tiny, draw_images, backbone, changes
+):
+    """Weights, BatchNorm statistics and losses of three learners over two epochs; so a senior's
+    features computed once are those recomputed at every step."""
+    config = tiny(backbone=backbone, n_learners=3, batch_size=16, **changes)
+    images = draw_images(36)
+    networks, histories = train_in_steps([config], images)
+    learners, losses = train_by_the_book(config, images)
+    for network, learner in zip(networks, learners, strict=True):
+        equal_tensors(network, learner, atol=1e-8)
+    ours = [(e["loss"][0], e["similarity"][0]) for history in histories for e in history]
+    if not config.repels:  # what does not act is not computed
+        losses = [(loss, 0.0) for loss, _ in losses]
+    np.testing.assert_allclose(ours, losses, rtol=0, atol=1e-9)
+
+
+@each_backbone
+def test_three_replicas_are_three_single_runs(equal_tensors, tiny, draw_images, backbone):
+    """Seeds, similarities and lambdas mixed; weights and statistics of three learners."""
+    settings = tiny(backbone=backbone, n_learners=3, batch_size=16, learning_rate=GENTLE)
+    configs = [
+        settings,
+        settings.replace(seed=1, similarity="cosine", repulsion_weight=0.5),
+        settings.replace(repulsion_weight=3.0),
+    ]
+    images = draw_images(36)
+    together, history = train_in_steps(configs, images)
+    for i, config in enumerate(configs):
+        alone, own = train_in_steps([config], images)
+        for stacked, single in zip(together, alone, strict=True):
+            equal_tensors(stacked.replica(i), single, atol=1e-8)
+        for many, one in zip(history, own, strict=True):
+            for key in ("loss", "similarity"):
+                values = [epoch[key][i] for epoch in many]
+                np.testing.assert_allclose(values, [e[key][0] for e in one], rtol=0, atol=1e-9)
+
+
+@each_backbone
+def test_nan_in_one_replica_leaves_the_others_alone(equal_tensors, tiny, draw_images, backbone):
+    images = draw_images(20)
+    configs = [tiny(backbone=backbone, seed=seed) for seed in range(3)]
+    features = torch.randn(3, 1, 20, 16, generator=torch.Generator().manual_seed(0))
+    features[1] = float("nan")
+    tasks = [LearnerTask(c, 2, f) for c, f in zip(configs, features, strict=True)]
+    network, history = train_learners(tasks, images, dtype=FLOAT64)
+    lost = network.replica(1).state_dict()
+    assert any(not v.isfinite().all() for v in lost.values())
+    assert not math.isfinite(history[-1]["loss"][1])
+    for i in (0, 2):
+        single, _ = train_learners([tasks[i]], images, dtype=FLOAT64)
+        equal_tensors(network.replica(i), single, atol=1e-8)
+
+
+def test_an_ensemble_is_its_steps(equal_tensors, tiny, draw_set):
+    """train_ensemble (float32) is train_learners learner by learner, bit for bit."""
+    config, data = tiny(n_learners=3), draw_set(20)
+    ensemble = train_ensemble(config, data, progress=False, device="cpu")
+    networks, histories = train_in_steps([config], data.images, torch.float32)
+    assert len(ensemble) == 3 and ensemble.fingerprint == data.fingerprint
+    for i, network in enumerate(networks):
+        equal_tensors(ensemble.network.replica(i), network)
+    for ours, steps in zip(ensemble.history, histories, strict=True):
+        for one, other in zip(ours, steps, strict=True):
+            assert one == {key: values[0] for key, values in other.items()}
+
+
+@pytest.mark.parametrize("similarity", ["cka", "cosine", "manhattan"])
+def test_lambda_zero_is_no_repulsion_bit_for_bit(equal_tensors, tiny, draw_set, similarity):
+    data = draw_set(20)
+    zero = train_ensemble(tiny(repulsion_weight=0.0, similarity=similarity), data, progress=False)
+    none = train_ensemble(tiny(similarity="none"), data, progress=False)
+    equal_tensors(zero, none)
+    acting = train_ensemble(tiny(similarity=similarity), data, progress=False)
+    assert not torch.equal(acting.network.output.weight[1], none.network.output.weight[1])
+
+
+def test_lambda_zero_equals_repulsion_computed_and_weighted_with_zero(
+    equal_tensors, tiny, draw_images
+):
+    images = draw_images(20)
+    seniors = torch.randn(1, 20, 16, generator=torch.Generator().manual_seed(0))
+    config = tiny(repulsion_weight=0.0)
+    computed, _ = train_learners([LearnerTask(config, 2, seniors)], images)
+    left_out, _ = train_learners([LearnerTask(config, 2)], images)
+    equal_tensors(computed, left_out)
+
+
+def test_first_learners_do_not_know_of_lambda_metric_or_layer(tiny, draw_set):
+    data = draw_set(20)
+    first = [
+        train_ensemble(config, data, progress=False).first(1).network.state_dict()
+        for config in (
+            tiny(),
+            tiny(repulsion_weight=7.0),
+            tiny(similarity="cosine"),
+            tiny(layer="de1"),
+        )
+    ]
+    for other in first[1:]:
+        assert all(torch.equal(first[0][key], other[key]) for key in other)
+
+
+def test_an_ensemble_of_three_holds_that_of_two(equal_tensors, tiny, draw_set):
+    data = draw_set(20)
+    two = train_ensemble(tiny(n_learners=2), data, progress=False)
+    three = train_ensemble(tiny(n_learners=3), data, progress=False)
+    equal_tensors(three.first(2), two)
+    assert three.first(2).config == two.config
+    assert three.first(2).history == two.history
+
+
+def test_the_last_partial_batch_is_dropped(equal_tensors, tiny, draw_images):
+    """22 images in batches of 8: the six that stand last in the shuffle change nothing."""
+    images, task = draw_images(22), LearnerTask(tiny(epochs=1), 1)
+    order = shuffle(22, task.stream, 0)
+    network, history = train_learners([task], images)
+    changed = images.copy()
+    changed[order[16:].numpy()] = 255 - changed[order[16:].numpy()]
+    same, same_history = train_learners([task], changed)
+    equal_tensors(network, same)
+    assert history == same_history
+    changed = images.copy()
+    changed[order[15].item()] = 255 - changed[order[15].item()]
+    other, _ = train_learners([task], changed)
+    assert not torch.equal(network.output.weight, other.output.weight)
+
+
+def test_exactly_one_batch_is_enough_and_one_image_less_is_not(tiny, draw_set, refused):
+    config = tiny(epochs=1, n_learners=1)
+    train_ensemble(config, draw_set(8), progress=False)
+    with refused(7, 8, "batch"):
+        train_ensemble(config, draw_set(7), progress=False)
+    with refused(0, 8):
+        train_ensemble(config, draw_set(0), progress=False)
+
+
+def test_images_of_another_size_are_refused(tiny, draw_set, refused):
+    with refused(32, 16):
+        train_ensemble(tiny(), draw_set(20, size=32), progress=False)
+
+
+@pytest.mark.parametrize("device", ["quantum", "cuda:77", ""])
+def test_devices_that_are_not_there_are_refused(tiny, draw_set, refused, device):
+    with refused("Device", repr(device)):
+        train_ensemble(tiny(), draw_set(20), device=device, progress=False)
+
+
+def test_tasks_that_cannot_be_stacked_are_refused(tiny, draw_images, refused):
+    tasks = [LearnerTask(tiny(), 1), LearnerTask(tiny(batch_size=4), 1)]
+    with refused("share"):
+        train_learners(tasks, draw_images(20))
+
+
+@each_backbone
+def test_a_hopeless_learning_rate_is_told_in_a_sentence(tiny, draw_set, backbone):
+    config = tiny(backbone=backbone, learning_rate=1e20, epochs=3)
+    with pytest.raises(DivergedError, match="learning rate") as caught:
+        train_ensemble(config, draw_set(20), progress=False)
+    text = str(caught.value)
+    assert backbone in text and text.endswith(".") and "\n" not in text
+
+
+def test_weights_that_are_lost_in_the_last_step_are_noticed(tiny, draw_set):
+    """The loss is still finite then: it was computed before the step."""
+    config = tiny(backbone="ae", n_learners=1, learning_rate=1e29, epochs=1, batch_size=20)
+    with contextlib.suppress(DivergedError):
+        ensemble = train_ensemble(config, draw_set(20), progress=False)
+        outputs = ensemble.reconstruct(draw_set(4).images)
+        assert outputs.isfinite().all(), "an ensemble that is lost was given out as trained"
+
+
+@each_backbone
+def test_training_lowers_the_loss(tiny, draw_set, backbone):
+    config = tiny(backbone=backbone, n_learners=1, epochs=12)
+    (history,) = train_ensemble(config, draw_set(32), progress=False).history
+    losses = [epoch["loss"] for epoch in history]
+    assert len(losses) == 12
+    if backbone == "aeu":  # a log-likelihood has no zero
+        assert losses[-1] < losses[0] - 0.5
+    else:
+        assert losses[-1] < 0.5 * losses[0]
+
+
+def test_repulsion_makes_learners_less_alike(tiny, draw_set, literal_cka):
+    data, alike = draw_set(32), {}
+    for weight in (0.0, 1.0):
+        config = tiny(batch_size=16, epochs=12, repulsion_weight=weight)
+        features = train_ensemble(config, data, progress=False).features(data.images, "z")
+        alike[weight] = float(literal_cka(*features.double()))
+    assert alike[1.0] < alike[0.0] - 0.2
+
+
+# --- randomness ---
+
+
+def test_same_seed_same_bits_whatever_ran_before(equal_tensors, tiny, draw_set):
+    data, config = draw_set(20), tiny(backbone="memae")
+    one = train_ensemble(config, data, progress=False)
+    torch.manual_seed(123), np.random.seed(5)
+    torch.rand(7)
+    equal_tensors(one, train_ensemble(config, data, progress=False))
+    state = torch.get_rng_state()
+    train_ensemble(config, data, progress=False)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_other_seeds_and_other_learners_differ(tiny, draw_set):
+    one = train_ensemble(tiny(seed=0), draw_set(20), progress=False)
+    other = train_ensemble(tiny(seed=1), draw_set(20), progress=False)
+    weights = [*one.network.output.weight, *other.network.output.weight]
+    for i in range(4):
+        for j in range(i):
+            assert not torch.equal(weights[i], weights[j])
+
+
+def test_shuffles_are_permutations_of_their_own():
+    drawn = [
+        tuple(shuffle(50, stream, e).tolist())
+        for stream in ((0, 1), (0, 2), (1, 1))
+        for e in (0, 1)
+    ]
+    assert all(sorted(order) == list(range(50)) for order in drawn)
+    assert len(set(drawn)) == 6
+    assert torch.equal(shuffle(50, (0, 1), 1), shuffle(50, (0, 1), 1))
+
+
+def test_initial_weights_depend_on_seed_and_number_alone(tiny):
+    def start(number: int, **changes: object) -> torch.Tensor:
+        return initial_network(LearnerTask(tiny(**changes), number)).output.weight
+
+    assert torch.equal(start(2), start(2, repulsion_weight=9.0, similarity="cosine", epochs=77))
+    assert not torch.equal(start(1), start(2))
+    assert not torch.equal(start(1), start(1, seed=1))
+    assert not torch.equal(start(2, seed=1), start(1, seed=2))
+
+
+# --- going on ---
+
+
+@pytest.mark.parametrize("left_at", [1, 2])
+@each_backbone
+def test_going_on_from_a_state_gives_the_same_bits(
+    equal_tensors, tiny, draw_images, backbone, left_at
+):
+    images = draw_images(20)
+    seniors = torch.randn(2, 1, 20, 16, generator=torch.Generator().manual_seed(0))
+    tasks = [LearnerTask(tiny(backbone=backbone, epochs=3, seed=i), 2, seniors[i]) for i in (0, 1)]
+    states = []
+
+    def keep(state: TrainState) -> None:
+        tensors = {key: value.clone() for key, value in state.tensors.items()}
+        states.append(TrainState(state.epoch, tensors, list(state.history)))
+
+    network, history = train_learners(tasks, images, save=keep)
+    assert [state.epoch for state in states] == [1, 2]
+    again, same_history = train_learners(tasks, images, state=states[left_at - 1])
+    equal_tensors(network, again)
+    assert history == same_history
+
+
+def test_every_epoch_is_reported(tiny, draw_images):
+    seen = []
+    _, history = train_learners(
+        [LearnerTask(tiny(epochs=3), 1)],
+        draw_images(20),
+        on_epoch=lambda epoch, losses: seen.append((epoch, losses)),
+    )
+    assert seen == list(enumerate(history))
+
+
+# --- many ensembles at once ---
+
+
+class MemoryStore:
+    """A LearnerStore that forgets when the process ends; `put_names` in the order of training."""
+
+    def __init__(self):
+        self.learners, self.put_names = {}, []
+
+    def get(self, name):
+        return self.learners.get(name)
+
+    def put(self, name, settings, learner):
+        self.put_names.append(name)
+        self.learners[name] = learner
+
+    @contextlib.contextmanager
+    def claim(self, names):
+        yield
+
+    def load_state(self, names):
+        return None
+
+    def save_state(self, names, state):
+        pass
+
+    def forget_state(self, names):
+        pass
+
+
+@pytest.mark.parametrize("replicas", [1, 4])
+def test_many_ensembles_are_the_single_ones(equal_tensors, tiny, draw_set, replicas):
+    data = draw_set(20)
+    configs = [
+        tiny(n_learners=3),
+        tiny(n_learners=2, repulsion_weight=0.0),
+        tiny(n_learners=2, similarity="cosine", seed=1),
+        tiny(n_learners=2, backbone="memae", layer="en2"),
+        tiny(n_learners=1),
+    ]
+    together = train_ensembles(configs, data, replicas=replicas, progress=False)
+    for config, ensemble in zip(configs, together, strict=True):
+        alone = train_ensemble(config, data, progress=False)
+        assert ensemble.config == config and len(ensemble.history) == config.n_learners
+        # Side by side, float32 rounds otherwise, and Adam's first steps make much of little.
+        equal_tensors(ensemble, alone, atol=0.0 if replicas == 1 else 4e-3)
+        for one, other in zip(ensemble.history, alone.history, strict=True):
+            assert one[0]["loss"] == pytest.approx(other[0]["loss"], rel=1e-3)
+
+
+def test_what_ensembles_share_is_trained_once(tiny, draw_set):
+    """Learner 1 is one for every lambda and metric; lambda 0 and "none" are one ensemble."""
+    store = MemoryStore()
+    configs = [
+        tiny(n_learners=3),
+        tiny(n_learners=2),
+        tiny(repulsion_weight=2.0),
+        tiny(repulsion_weight=0.0),
+        tiny(similarity="none"),
+    ]
+    train_ensembles(configs, draw_set(20), progress=False, store=store)
+    # learner 1; learner 2 at lambda 1, 2 and 0; learner 3 at lambda 1
+    assert len(store.put_names) == len(set(store.put_names)) == 5
+    train_ensembles(configs, draw_set(20), progress=False, store=store)
+    assert len(store.put_names) == 5
+
+
+def test_ensembles_share_no_weights(tiny, draw_set):
+    one, two = train_ensembles([tiny(), tiny()], draw_set(20), progress=False)
+    with torch.no_grad():
+        one.network.output.weight.zero_()
+    assert two.network.output.weight.any()
+
+
+def test_one_ensemble_that_diverges_does_not_cost_the_others(tiny, draw_set):
+    store = MemoryStore()
+    good, bad = tiny(), tiny(learning_rate=1e20, seed=6)
+    with pytest.raises(DivergedError, match="seed 6"):
+        train_ensembles([bad, good], draw_set(20), progress=False, store=store)
+    names = [learner_name(good, k, draw_set(20).fingerprint) for k in (1, 2)]
+    assert store.put_names == names
+
+
+# --- names ---
+
+OTHER = {
+    "backbone": "aeu",
+    "n_learners": 5,
+    "similarity": "cosine",
+    "repulsion_weight": 0.5,
+    "layer": "en1",
+    "epochs": 3,
+    "batch_size": 16,
+    "learning_rate": 0.1,
+    "beta1": 0.4,
+    "beta2": 0.99,
+    "image_size": 32,
+    "seed": 1,
+    "memory_slots": 7,
+    "shrinkage": 0.5,
+    "entropy_weight": 0.25,
+}
+ALWAYS = {
+    "backbone",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "beta1",
+    "beta2",
+    "image_size",
+    "seed",
+}
+MEMORY = {"memory_slots", "shrinkage", "entropy_weight"}
+REPULSION = {"similarity", "repulsion_weight", "layer"}
+
+
+@pytest.mark.parametrize(
+    ("number", "base", "acting"),
+    [
+        (1, {}, ALWAYS),
+        (2, {}, ALWAYS | REPULSION),
+        (3, {"n_learners": 3}, ALWAYS | REPULSION),
+        (1, {"backbone": "memae"}, ALWAYS | MEMORY),
+        (2, {"backbone": "memae"}, ALWAYS | MEMORY | REPULSION),
+        (2, {"repulsion_weight": 0.0}, ALWAYS | {"repulsion_weight"}),
+        (2, {"similarity": "none"}, ALWAYS | {"similarity"}),
+    ],
+)
+def test_a_name_changes_with_all_that_acts_and_with_nothing_else(tiny, number, base, acting):
+    config = tiny(**base)
+    name = learner_name(config, number, "data")
+    assert OTHER.keys() == {f.name for f in dataclasses.fields(TrainConfig)}
+    changed = {
+        field
+        for field, value in OTHER.items()
+        if learner_name(config.replace(**{field: value}), number, "data") != name
+    }
+    assert changed == acting
+    assert learner_name(config, number, "other data") != name
+
+
+def test_names_hold_the_seniors_names(tiny):
+    config = tiny(n_learners=3)
+    settings = learner_settings(config, 3, "data")
+    assert settings["seniors"] == [learner_name(config, k, "data") for k in (1, 2)]
+    assert "seniors" not in learner_settings(config.replace(repulsion_weight=0.0), 3, "data")
+    assert len({learner_name(config, k, "data") for k in (1, 2, 3)}) == 3
+
+
+def test_equal_settings_have_equal_names(tiny):
+    """The paper's learning rate is the same filled in or given; 1 is 1.0."""
+    for one, other in (
+        (tiny(), tiny(learning_rate=5e-4)),
+        (tiny(repulsion_weight=1), tiny(repulsion_weight=1.0)),
+        (tiny(learning_rate=1), tiny(learning_rate=1.0)),
+        (tiny(backbone="memae", shrinkage=0), tiny(backbone="memae", shrinkage=0.0)),
+    ):
+        assert learner_name(one, 2, "data") == learner_name(other, 2, "data")
+
+
+def test_names_are_stable():
+    """A name that changes without TRAINING_VERSION or a setting would orphan every kept learner."""
+    name = learner_name(TrainConfig(), 1, "0" * 64)
+    assert len(name) == 16 and set(name) <= set("0123456789abcdef")
+    assert name == learner_name(TrainConfig(), 1, "0" * 64)

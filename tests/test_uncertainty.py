@@ -1,0 +1,435 @@
+"""Eq. (5), Eq. (6) and the ensemble score: by hand, against literal loops, and as promised."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from d2ue.config import METHODS, ScoreConfig
+from d2ue.ensemble import Ensemble
+from d2ue.uncertainty import (
+    deviation,
+    dual_map,
+    ensemble_map,
+    image_score,
+    image_scores,
+    input_gradients,
+    input_map,
+    output_map,
+    reconstruction_error,
+    score_batch,
+    score_maps,
+)
+
+each_backbone = pytest.mark.parametrize("backbone", ("ae", "memae", "aeu"))
+FLOAT64 = torch.float64
+# (backbone, L): every gradient that Eq. (6) can be asked for
+GRADIENTS = [
+    ("ae", "l1"),
+    ("ae", "mse"),
+    ("memae", "l1"),
+    ("memae", "mse"),
+    ("aeu", "weighted-mse"),
+    ("aeu", "nll"),
+]
+DEFAULT_ERROR = {"ae": "l1", "memae": "l1", "aeu": "weighted-mse"}
+
+
+def pixel(*values: float) -> torch.Tensor:
+    """One value a learner: [N, 1, 1, 1, 1]."""
+    return torch.tensor(values, dtype=FLOAT64).reshape(-1, 1, 1, 1, 1)
+
+
+@pytest.fixture
+def in_float64(trained):
+    """A trained ensemble with its weights in float64."""
+
+    def convert(backbone: str) -> Ensemble:
+        ensemble = trained(backbone).first(3)
+        ensemble.network.double()
+        return ensemble
+
+    return convert
+
+
+@pytest.fixture
+def plain_learners(plain_learner, in_float64):
+    """The same learners, one by one, in PyTorch's own layers, evaluation mode."""
+
+    def convert(backbone: str) -> list:
+        network = in_float64(backbone).network
+        with torch.no_grad():
+            learners = [plain_learner(backbone, 16).double().take(network, i) for i in range(3)]
+        return [learner.eval() for learner in learners]
+
+    return convert
+
+
+def scaled(images: np.ndarray) -> torch.Tensor:
+    return torch.as_tensor(images).double() / 127.5 - 1
+
+
+def literal_error(outputs: torch.Tensor, x: torch.Tensor, error: str) -> torch.Tensor:
+    """L of one image [1, 1, H, W] from one learner's outputs."""
+    mean = outputs[:, :1]
+    if error == "l1":
+        return (mean - x).abs().mean()
+    if error == "mse":
+        return ((mean - x) ** 2).mean()
+    s = outputs[:, 1:]
+    weighted = torch.exp(-s) * (mean - x) ** 2
+    return weighted.mean() if error == "weighted-mse" else (weighted + s).mean()
+
+
+def literal_parts(learners, x: torch.Tensor, error: str):
+    """f, s and grad_X L, [N, B, 1, H, W], image by image and learner by learner."""
+    means, variances, gradients = [], [], []
+    for learner, image in itertools.product(learners, x):
+        own = image[None].clone().requires_grad_(True)
+        outputs = learner(own)
+        literal_error(outputs, own, error).backward()
+        means.append(outputs[0, :1].detach())
+        variances.append(outputs[0, 1:].detach())
+        gradients.append(own.grad[0])
+
+    def per_learner(values):
+        return torch.stack(values).unflatten(0, (len(learners), len(x)))
+
+    s = per_learner(variances) if variances[0].numel() else None
+    return per_learner(means), s, per_learner(gradients)
+
+
+def literal_map(method: str, x, f, s, gradients) -> torch.Tensor:
+    """The score map by Python loops over images and pixels, statistics by hand."""
+    n, batch, _, height, width = f.shape
+    result = torch.zeros_like(x)
+    for b, i, j in itertools.product(range(batch), range(height), range(width)):
+        at = b, 0, i, j
+        outputs = [float(f[k][at]) for k in range(n)]
+        slopes = [float(gradients[k][at]) for k in range(n)]
+        variance = 1.0 if s is None else sum(math.exp(s[k][at]) for k in range(n)) / n
+        image = float(x[at])
+
+        def std(values):
+            mean = sum(values) / n
+            return math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
+
+        if method == "ensemble":
+            result[at] = (image - sum(outputs) / n) ** 2 / variance
+        elif method == "output":
+            result[at] = std(outputs) / math.sqrt(variance)
+        elif method == "dual":
+            products = [g * abs(o - image) for g, o in zip(slopes, outputs, strict=True)]
+            result[at] = std([p / math.sqrt(variance) for p in products])
+        else:
+            result[at] = std(slopes)
+    return result
+
+
+# --- by hand: one pixel, two learners ---
+
+
+def test_deviation_is_bessel_corrected():
+    """(1, 3): mean 2, squares 1 + 1, divided by 2 - 1; (1, 2, 6): 4 + 1 + 9 divided by 3 - 1."""
+    assert deviation(pixel(1, 3)).item() == pytest.approx(math.sqrt(2))
+    assert deviation(pixel(1, 2, 6)).item() == pytest.approx(math.sqrt(7))
+
+
+def test_ensemble_map_by_hand():
+    """X = 1, f = 3, 5: (1 - 4)² = 9; with exp(s) = 1, 2: 9 / 1.5."""
+    x, f = pixel(1)[0], pixel(3, 5)
+    assert ensemble_map(x, f).item() == 9
+    assert ensemble_map(x, f, pixel(0, math.log(2))).item() == pytest.approx(6)
+
+
+def test_output_map_by_hand():
+    """f = 3, 5: std sqrt(2); with exp(s) = 1, 2: sqrt(2 / 1.5)."""
+    f = pixel(3, 5)
+    assert output_map(f).item() == pytest.approx(math.sqrt(2))
+    assert output_map(f, pixel(0, math.log(2))).item() == pytest.approx(math.sqrt(2 / 1.5))
+
+
+def test_dual_map_by_hand():
+    """X = 1, f = 3, -2, gradients -1, 2: products -1 · 2 = -2 and 2 · 3 = 6, std 8 / sqrt(2).
+
+    With exp(s) = 1, 3, mean 2: products divided by sqrt(2). Input only: std(-1, 2) = 3 / sqrt(2).
+    """
+    x, f, gradients = pixel(1)[0], pixel(3, -2), pixel(-1, 2)
+    assert dual_map(x, f, gradients).item() == pytest.approx(8 / math.sqrt(2))
+    assert dual_map(x, f, gradients, pixel(0, math.log(3))).item() == pytest.approx(8 / 2)
+    assert input_map(gradients).item() == pytest.approx(3 / math.sqrt(2))
+
+
+def test_errors_by_hand():
+    """X = (1, 2), f = (3, 1), s = (0, ln 2): residuals 2, -1."""
+    x = torch.tensor([1.0, 2.0], dtype=FLOAT64).reshape(1, 1, 1, 2)
+    f = torch.tensor([3.0, 1.0], dtype=FLOAT64).reshape(1, 1, 1, 1, 2)
+    s = torch.tensor([0.0, math.log(2)], dtype=FLOAT64).reshape(1, 1, 1, 1, 2)
+    expected = {
+        "l1": (2 + 1) / 2,
+        "mse": (4 + 1) / 2,
+        "weighted-mse": (4 + 1 / 2) / 2,
+        "nll": (4 + 1 / 2 + math.log(2)) / 2,
+    }
+    for error, value in expected.items():
+        assert reconstruction_error(x, f, s, error).item() == pytest.approx(value), error
+
+
+def test_image_score_is_the_mean_over_pixels():
+    maps = torch.tensor([[1.0, 2.0, 3.0, 6.0], [0.0, 0.0, 0.0, 2.0]]).reshape(2, 1, 2, 2)
+    assert image_score(maps).tolist() == [3.0, 0.5]
+
+
+def test_deviation_keeps_its_digits_next_to_a_large_mean():
+    values = torch.tensor([1000.0, 1000.001, 1000.002], dtype=torch.float32)
+    exact = np.std(values.double().numpy(), ddof=1)
+    assert deviation(values).item() == pytest.approx(exact, rel=1e-3)
+
+
+@given(st.floats(-10, 10), st.floats(0.1, 10), st.integers(0, 1000))
+@settings(max_examples=15, deadline=None)
+def test_disagreement_ignores_a_common_shift_and_follows_scale(shift, scale, seed):
+    f = torch.randn(4, 2, 1, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=FLOAT64)
+    torch.testing.assert_close(output_map(f + shift), output_map(f), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(output_map(scale * f), scale * output_map(f))
+    torch.testing.assert_close(output_map(f[[2, 0, 3, 1]]), output_map(f))
+
+
+def test_learners_that_agree_have_no_uncertainty():
+    f = torch.rand(1, 2, 1, 3, 3).expand(3, -1, -1, -1, -1)
+    for score_map in (output_map(f), input_map(f)):
+        torch.testing.assert_close(score_map, torch.zeros(2, 1, 3, 3), rtol=0, atol=1e-6)
+
+
+# --- gradients against literal ones ---
+
+
+@pytest.mark.parametrize(("backbone", "error"), GRADIENTS)
+def test_gradients_are_those_of_one_image_and_one_learner(
+    in_float64, plain_learners, draw_images, backbone, error
+):
+    x = scaled(draw_images(4, seed=1))
+    gradients, f, s = input_gradients(in_float64(backbone).network, x, error)
+    literal_f, literal_s, literal_gradients = literal_parts(plain_learners(backbone), x, error)
+    torch.testing.assert_close(f, literal_f, rtol=0, atol=1e-10)
+    torch.testing.assert_close(gradients, literal_gradients, rtol=1e-8, atol=1e-12)
+    assert (s is None) == (literal_s is None)
+    if s is not None:
+        torch.testing.assert_close(s, literal_s, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("backbone", "error"), GRADIENTS)
+def test_gradients_by_finite_differences_at_a_pixel(
+    in_float64, plain_learners, draw_images, backbone, error
+):
+    x, at, step = scaled(draw_images(2, seed=1)), (1, 0, 5, 9), 1e-6
+    gradients, _, _ = input_gradients(in_float64(backbone).network, x, error)
+    for gradient, learner in zip(gradients, plain_learners(backbone), strict=True):
+        values = []
+        for direction in (1, -1):
+            moved = x.clone()
+            moved[at] += direction * step
+            with torch.no_grad():
+                values.append(literal_error(learner(moved[1:]), moved[1:], error).item())
+        slope = (values[0] - values[1]) / (2 * step)
+        assert gradient[at].item() == pytest.approx(slope, rel=1e-4, abs=1e-8)
+
+
+def test_the_l1_identity(in_float64, plain_learners, draw_images):
+    """method.md: with e = f(X) - X and J the Jacobian of f, L = sum |e| / HW has the gradient
+    (Jᵀ sign(e) - sign(e)) / HW, so |e| ⊙ grad = (|e| ⊙ Jᵀ sign(e) - e) / HW exactly."""
+    x = scaled(draw_images(1, seed=1))
+    gradients, f, _ = input_gradients(in_float64("ae").network, x, "l1")
+    for k, learner in enumerate(plain_learners("ae")):
+        e = (f[k] - x).flatten()
+        jacobian = torch.autograd.functional.jacobian(learner, x).reshape(256, 256)
+        assert jacobian.abs().max() > 1e-3
+        expected = (e.abs() * (jacobian.T @ e.sign()) - e) / 256
+        product = e.abs() * gradients[k].flatten()
+        torch.testing.assert_close(product, expected, rtol=1e-9, atol=1e-14)
+
+
+# --- whole maps against literal ones ---
+
+
+@each_backbone
+@pytest.mark.parametrize("method", METHODS)
+def test_maps_are_the_literal_ones(in_float64, plain_learners, draw_images, backbone, method):
+    images = draw_images(2, seed=1)
+    x = scaled(images)
+    parts = literal_parts(plain_learners(backbone), x, DEFAULT_ERROR[backbone])
+    expected = literal_map(method, x, *parts)
+    maps = score_batch(in_float64(backbone), x, ScoreConfig(method))
+    torch.testing.assert_close(maps, expected, rtol=1e-8, atol=1e-14)
+    np.testing.assert_allclose(score_maps(in_float64(backbone), images, method), maps, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@each_backbone
+def test_float32_is_as_good_as_float64(trained, in_float64, draw_images, backbone, method):
+    images = draw_images(6, seed=1)
+    usual = image_scores(trained(backbone), images, method)
+    np.testing.assert_allclose(usual, image_scores(in_float64(backbone), images, method), rtol=1e-3)
+
+
+@pytest.mark.parametrize(("backbone", "error"), GRADIENTS)
+def test_options_of_the_gradient(in_float64, plain_learners, draw_images, backbone, error):
+    x = scaled(draw_images(2, seed=1))
+    parts = literal_parts(plain_learners(backbone), x, error)
+    for method in ("dual", "input"):
+        maps = score_batch(in_float64(backbone), x, ScoreConfig(method, gradient_error=error))
+        torch.testing.assert_close(maps, literal_map(method, x, *parts), rtol=1e-8, atol=1e-14)
+
+
+@each_backbone
+def test_normalised_error_is_min_max_per_image_and_learner(
+    in_float64, plain_learners, draw_images, backbone
+):
+    x = scaled(draw_images(3, seed=1))
+    f, s, gradients = literal_parts(plain_learners(backbone), x, DEFAULT_ERROR[backbone])
+    products = torch.zeros_like(f)
+    for k, b in itertools.product(range(3), range(3)):
+        error = (f[k, b] - x[b]).abs()
+        error = (error - error.min()) / (error.max() - error.min())
+        products[k, b] = gradients[k, b] * error
+        if s is not None:
+            products[k, b] /= torch.sqrt(torch.exp(s[:, b]).mean(0))
+    maps = score_batch(in_float64(backbone), x, ScoreConfig("dual", normalise_error=True))
+    torch.testing.assert_close(maps, products.std(0), rtol=1e-8, atol=1e-14)
+
+
+def test_normalised_error_of_a_perfect_reconstruction_is_no_division_by_zero(in_float64):
+    ensemble = in_float64("ae")
+    with torch.no_grad():
+        ensemble.network.output.weight.zero_()
+    grey = torch.zeros(1, 1, 16, 16, dtype=FLOAT64)  # f = X = 0 everywhere
+    maps = score_batch(ensemble, grey, ScoreConfig("dual", normalise_error=True))
+    assert torch.equal(maps, torch.zeros_like(maps))
+
+
+# --- promises ---
+
+
+@pytest.mark.parametrize("method", METHODS)
+@each_backbone
+def test_batch_64_is_batch_1(trained, draw_images, backbone, method):
+    """Per-image gradients and evaluation mode, after training: statistics are not 0 and 1."""
+    ensemble, images = trained(backbone), draw_images(64, seed=1)
+    assert ensemble.network.encoder[0].norm.running_mean.abs().max() > 0.01
+    together = score_maps(ensemble, images, method, batch_size=64)
+    one_by_one = score_maps(ensemble, images, method, batch_size=1)
+    np.testing.assert_allclose(together, one_by_one, rtol=2e-3, atol=1e-3 * together.mean())
+    uneven = image_scores(ensemble, images, method, batch_size=23)
+    np.testing.assert_allclose(uneven, together.mean((1, 2, 3)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@each_backbone
+def test_batch_sizes_agree_exactly_in_float64(in_float64, draw_images, backbone, method):
+    x = scaled(draw_images(64, seed=1))
+    together = score_batch(in_float64(backbone), x, ScoreConfig(method))
+    ensemble = in_float64(backbone)
+    single = torch.cat([score_batch(ensemble, image[None], ScoreConfig(method)) for image in x])
+    torch.testing.assert_close(together, single, rtol=1e-8, atol=1e-14)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_company_of_other_images_does_not_matter(in_float64, draw_images, method):
+    images, others = scaled(draw_images(3, seed=1)), scaled(draw_images(5, seed=2))
+    ensemble = in_float64("aeu")
+    alone = score_batch(ensemble, images, ScoreConfig(method))
+    company = score_batch(ensemble, torch.cat([100 * others, images]), ScoreConfig(method))[5:]
+    torch.testing.assert_close(alone, company, rtol=1e-8, atol=1e-14)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@each_backbone
+def test_maps_are_float32_never_negative_and_of_the_images_shape(
+    trained, draw_images, backbone, method
+):
+    images = draw_images(5, seed=1)
+    maps = score_maps(trained(backbone), images, method)
+    scores = image_scores(trained(backbone), images, method)
+    assert maps.shape == (5, 1, 16, 16) and maps.dtype == np.float32
+    assert (maps >= 0).all() and np.isfinite(maps).all() and maps.std() > 0
+    assert scores.shape == (5,) and scores.dtype == np.float64
+    np.testing.assert_allclose(scores, maps.mean((1, 2, 3), dtype=np.float64), rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@each_backbone
+def test_scoring_changes_nothing(trained, draw_images, backbone, method):
+    ensemble = trained(backbone)
+    before = {key: value.clone() for key, value in ensemble.network.state_dict().items()}
+    first = score_maps(ensemble, draw_images(5, seed=1), method)
+    after = ensemble.network.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert not any(module.training for module in ensemble.network.modules())
+    assert not any(p.requires_grad or p.grad is not None for p in ensemble.network.parameters())
+    assert np.array_equal(first, score_maps(ensemble, draw_images(5, seed=1), method))
+
+
+def test_scoring_inside_no_grad(trained, draw_images):
+    """A caller's habit must not cost the gradients of Eq. (6)."""
+    usual = score_maps(trained(), draw_images(2), "dual")
+    with torch.no_grad():
+        assert np.array_equal(usual, score_maps(trained(), draw_images(2), "dual"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_images_give_no_scores(trained, draw_images, method):
+    assert score_maps(trained(), draw_images(0), method).shape == (0, 1, 16, 16)
+    assert image_scores(trained(), draw_images(0), method).shape == (0,)
+
+
+def test_tensors_are_as_good_as_arrays(trained, draw_images):
+    images = draw_images(3)
+    scores = image_scores(trained(), torch.as_tensor(images), "dual")
+    assert np.array_equal(scores, image_scores(trained(), images, "dual"))
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize("method", ["output", "dual", "input"])
+@each_backbone
+def test_one_learner_has_no_disagreement(trained, draw_images, refused, backbone, method):
+    with refused("two learners", "ensemble"):
+        image_scores(trained(backbone).first(1), draw_images(3), method)
+
+
+@each_backbone
+def test_one_learner_is_scored_by_its_reconstruction(trained, draw_images, backbone):
+    assert (image_scores(trained(backbone).first(1), draw_images(3), "ensemble") > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "error"), [("ae", "nll"), ("memae", "weighted-mse"), ("aeu", "l1")]
+)
+def test_errors_the_backbone_does_not_have(trained, draw_images, refused, backbone, error):
+    with refused(backbone, error):
+        image_scores(trained(backbone), draw_images(3), ScoreConfig(gradient_error=error))
+
+
+def test_errors_that_need_a_variance(refused):
+    for error in ("nll", "weighted-mse", "l3"):
+        with refused(error):
+            reconstruction_error(pixel(1)[0], pixel(1, 2), None, error)
+
+
+@pytest.mark.parametrize("score", [score_maps, image_scores])
+def test_images_that_do_not_fit(trained, draw_images, refused, score):
+    with refused(16, 32):
+        score(trained(), draw_images(3, size=32))
+    with refused(16):
+        score(trained(), draw_images(3)[:, 0])
+    with refused("uint8", "float"):
+        score(trained(), draw_images(3) / 255.0)
+    with refused("uint8"):
+        score(trained(), torch.as_tensor(draw_images(3)).float())
+    with refused("mehod", "dual"):
+        score(trained(), draw_images(3), "mehod")
