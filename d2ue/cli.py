@@ -184,9 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _scored_images(folder: str, image_size: int) -> ImageSet:
     if folder not in BUILT_IN:
         return load_images(folder, image_size)
-    test = load(folder, image_size).test
-    assert test is not None
-    return test
+    return load(folder, image_size).labelled
 
 
 def _check_csv(path: Path) -> None:

@@ -48,7 +48,7 @@ def image_rows(
             columns,
             figsize=(1.6 * columns, 1.75 * len(rows)),
             squeeze=False,
-            layout="constrained",
+            layout="compressed",
         )
         for line, (title, images) in zip(axes, rows.items(), strict=True):
             for i, axis in enumerate(line):
@@ -82,7 +82,7 @@ def reconstructions(
             learners + 2,
             figsize=(1.8 * (learners + 2), 1.85 * n),
             squeeze=False,
-            layout="constrained",
+            layout="compressed",
         )
         worst = np.abs(images / 127.5 - 1 - outputs.mean(0)).max()
         for row in range(n):
@@ -107,6 +107,7 @@ def score_maps(
     titles: Sequence[str],
     masks: np.ndarray | None = None,
     quantile: float = 0.995,
+    means: np.ndarray | None = None,
 ) -> Figure:
     """Images and their score maps; one colour scale a column, so rows can be compared.
 
@@ -117,26 +118,34 @@ def score_maps(
         masks: bool [n, 1, H, W] or None; drawn as outlines on image and maps.
         quantile: the share of a column's pixels that the colour scale spans from 0; the few above
             it are drawn in the last colour.
+        means: the learners' mean reconstructions in [-1, 1], float [n, 1, H, W], shown beside the
+            images; None leaves them out.
     """
-    n = len(images)
+    n, first = len(images), 1 if means is None else 2
     with plt.rc_context(FONT):
         figure, axes = plt.subplots(
             n,
-            len(maps) + 1,
-            figsize=(2.7 * (len(maps) + 1), 2.25 * n),
+            len(maps) + first,
+            figsize=(2.4 * (len(maps) + first), 2.4 * n + 0.9),
             squeeze=False,
-            layout="constrained",
+            layout="compressed",
         )
         for row in range(n):
             _show(axes[row, 0], images[row, 0], 0, 255, "gray")
             axes[row, 0].set_ylabel(titles[row])
+            if means is not None:
+                _show(axes[row, 1], means[row, 0], -1, 1, "gray")
+                axes[0, 1].set_title("mean reconstruction")
         axes[0, 0].set_title("image and truth" if masks is not None else "image")
-        for column, (method, values) in enumerate(maps.items(), 1):
+        for column, (method, values) in enumerate(maps.items(), first):
             top = float(np.quantile(values, quantile)) or 1.0
             for row in range(n):
                 shown = _show(axes[row, column], values[row, 0], 0, top, "magma")
             axes[0, column].set_title(METHOD_TITLES.get(method, method))
-            bar = figure.colorbar(shown, ax=axes[:, column], shrink=0.7, extend="max")
+            bar = figure.colorbar(
+                shown, ax=axes[:, column], location="bottom", shrink=0.85, aspect=18, extend="max"
+            )
+            bar.ax.xaxis.set_major_locator(MaxNLocator(3))
             bar.ax.ticklabel_format(style="sci", scilimits=(-2, 2))
         for line, mask in zip(axes, masks if masks is not None else [None] * n, strict=True):
             for axis in line:
@@ -166,9 +175,7 @@ def score_histograms(
             ):
                 own = np.clip(values[labels == label], edges[0], edges[-1])
                 axis.hist(own, edges, alpha=0.6, color=colour, label=f"{name} (n = {len(own)})")
-            axis.set(
-                title=METHOD_TITLES.get(method, method), xlabel="image score (last bar: and above)"
-            )
+            axis.set(title=METHOD_TITLES.get(method, method), xlabel="score (last bar: or higher)")
             axis.ticklabel_format(axis="x", style="sci", scilimits=(-2, 2))
         axes[0, 0].set_ylabel("images")
         axes[0, 0].legend(fontsize=10)

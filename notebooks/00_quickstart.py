@@ -26,8 +26,8 @@ data: str = (
     "phantom"  # built-in set (phantom, phantom-chest) or a folder with images/ and data.json
 )
 out: str = "../results/quickstart"  # folder for the tables and pictures of this page
-n_train: int = 640  # normal images to train on, 0 = all
-n_test: int = 400  # test images to score, 0 = all
+n_train: int = 640  # normal images to train on; 0 for all
+n_test: int = 400  # test images to score; 0 for all
 seeds: int = 3  # seeds 0, 1, ...: ensembles trained from scratch
 epochs: int = 4  # passes over the training images (the paper: 250)
 batch_size: int = 16  # images a step (the paper: 64; smaller gives more steps for the time)
@@ -52,7 +52,7 @@ from d2ue import TrainConfig, image_scores, load, plotting, score_maps, train_en
 from d2ue import experiments as ex
 
 dataset = load(data, progress=progress)
-train, test = dataset.train.sample(n_train), dataset.test.sample(n_test)
+train, test = dataset.train.sample(n_train), dataset.labelled.sample(n_test)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -169,7 +169,7 @@ parameters |= {"repulsion_weight": repulsion_weight, "n_train": len(train), "n_t
 tables = {"scores": table.set_index("seed"), "summary": ex.summarise(table)}
 figures = {"images": images_figure, "training": curves_figure, "maps": maps_figure}
 figures |= {"reconstructions": reconstructions_figure, "histograms": histograms_figure}
-ex.save_results(out, parameters, tables, figures | {"auc_by_seed": seeds_figure})
+_ = ex.save_results(out, parameters, tables, figures | {"auc_by_seed": seeds_figure})
 
 # %% [markdown]
 # ## What this page does not show

@@ -113,3 +113,17 @@ class Dataset:
     name: str
     train: ImageSet
     test: ImageSet | None = None
+
+    @property
+    def labelled(self) -> ImageSet:
+        """The test images, for callers that cannot do without.
+
+        Raises:
+            InputError: if there are none.
+        """
+        if self.test is None or self.test.labels is None:
+            raise InputError(
+                f"{self.name} has no labelled test images, so no score can be judged on it: list "
+                "normal and abnormal ones under test/0 and test/1 of a data.json."
+            )
+        return self.test

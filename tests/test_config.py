@@ -1,0 +1,182 @@
+"""Settings: the paper's by default, and every meaningless value refused by name."""
+
+import dataclasses
+
+import pytest
+
+from d2ue.config import (
+    BACKBONES,
+    GRADIENT_ERRORS,
+    LEARNING_RATES,
+    METHODS,
+    ScoreConfig,
+    TrainConfig,
+    layer_names,
+)
+from d2ue.similarity import SIMILARITIES
+
+
+def test_defaults_are_the_papers():
+    """Section 3, "Implementation Details", and the released configuration files."""
+    assert dataclasses.asdict(TrainConfig()) == {
+        "backbone": "ae",
+        "n_learners": 3,  # Section 3
+        "similarity": "cka",  # Eq. (2)
+        "repulsion_weight": 1.0,  # Eq. (4), Section 3
+        "layer": "z",  # released code: layer index 4
+        "epochs": 250,  # Section 3
+        "batch_size": 64,  # Section 3
+        "learning_rate": None,
+        "beta1": 0.5,  # released code
+        "beta2": 0.999,
+        "image_size": 64,  # Section 3
+        "seed": 0,
+        "memory_slots": 25,  # released configuration
+        "shrinkage": 0.0025,  # released code, whose configuration is never read
+        "entropy_weight": 2e-4,  # released code, as Gong et al. 2019
+    }
+    assert dataclasses.asdict(ScoreConfig()) == {
+        "method": "dual",  # Eq. (6)
+        "gradient_error": None,
+        "normalise_error": False,  # released code
+    }
+
+
+@pytest.mark.parametrize(("backbone", "lr"), [("ae", 5e-4), ("memae", 5e-4), ("aeu", 1e-3)])
+def test_learning_rates_are_the_papers(backbone, lr):
+    assert LEARNING_RATES[backbone] == lr == TrainConfig(backbone=backbone).lr
+    assert TrainConfig(backbone=backbone).as_dict()["learning_rate"] == lr
+    assert TrainConfig(backbone=backbone, learning_rate=0.1).lr == 0.1
+
+
+def test_names_are_the_agreed_ones():
+    assert BACKBONES == ("ae", "memae", "aeu")
+    assert METHODS == ("ensemble", "output", "dual", "input")
+    agreed = {"none", "euclidean", "manhattan", "cosine", "pearson", "cka", "debiased-cka"}
+    assert set(SIMILARITIES) == agreed
+
+
+def test_gradients_are_the_released_codes_by_default():
+    """L1 for AE and MemAE, exp(-s) r² for AEU; the options of the paper-against-code table."""
+    assert GRADIENT_ERRORS == {
+        "ae": ("l1", "mse"),
+        "memae": ("l1", "mse"),
+        "aeu": ("weighted-mse", "nll"),
+    }
+    for backbone, (first, other) in GRADIENT_ERRORS.items():
+        assert ScoreConfig().gradient_error_for(backbone) == first
+        assert ScoreConfig(gradient_error=other).gradient_error_for(backbone) == other
+
+
+def test_layers_are_named_from_input_to_output():
+    nine = ("en1", "en2", "en3", "en4", "z", "de4", "de3", "de2", "de1")
+    assert layer_names(64) == nine
+    assert layer_names(16) == ("en1", "en2", "z", "de2", "de1")
+    assert len(layer_names(128)) == 11
+    for layer in nine:
+        assert TrainConfig(layer=layer).layer == layer
+
+
+NOT_A_NUMBER = [float("nan"), float("inf"), float("-inf"), "1", None, True, [1], 10**400]
+NOT_A_COUNT = [0, -1, 2.0, 1.5, *NOT_A_NUMBER]
+BAD = {
+    "backbone": ["", "AE", "vae", None, 3, ["ae"]],
+    "n_learners": NOT_A_COUNT,
+    "similarity": ["", "CKA", "debiased_cka", None, 1],
+    "repulsion_weight": [-0.1, -1, *NOT_A_NUMBER],
+    "layer": ["", "en0", "en5", "de5", "Z", "4", 4, None],
+    "epochs": NOT_A_COUNT,
+    "batch_size": [1, *NOT_A_COUNT],
+    "learning_rate": [0, 0.0, -1e-3, *(x for x in NOT_A_NUMBER if x is not None)],
+    "beta1": [-0.1, 1, 1.0, 1.5, *NOT_A_NUMBER],
+    "beta2": [-0.1, 1, 1.0, 1.5, *NOT_A_NUMBER],
+    "image_size": [8, 63, 100, -64, *NOT_A_COUNT],
+    "seed": [-1, 2**63, 0.5, *NOT_A_NUMBER],
+    "memory_slots": NOT_A_COUNT,
+    "shrinkage": [-0.1, *NOT_A_NUMBER],
+    "entropy_weight": [-0.1, *NOT_A_NUMBER],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(field, value) for field, values in BAD.items() for value in values],
+    ids=lambda x: repr(x)[:20],
+)
+def test_meaningless_values_are_refused_by_name(refused, field, value):
+    with refused(field):
+        TrainConfig(**{field: value})
+    with refused(field):
+        TrainConfig().replace(**{field: value})
+
+
+def test_every_field_is_tried():
+    assert BAD.keys() == {field.name for field in dataclasses.fields(TrainConfig)}
+
+
+@pytest.mark.parametrize(
+    ("field", "choices"),
+    [
+        ("backbone", BACKBONES),
+        ("similarity", tuple(SIMILARITIES)),
+        ("layer", layer_names(64)),
+    ],
+)
+def test_a_refusal_names_the_choices(refused, field, choices):
+    with refused(field, *choices, "'telepathy'"):
+        TrainConfig(**{field: "telepathy"})
+
+
+def test_a_layer_must_be_one_of_its_size(refused):
+    with refused("layer", "en1, en2, z, de2, de1"):
+        TrainConfig(image_size=16, layer="en3")
+
+
+def test_debiased_cka_needs_batches_of_four(refused):
+    with refused("batch_size", 4):
+        TrainConfig(similarity="debiased-cka", batch_size=3)
+    assert TrainConfig(similarity="debiased-cka", batch_size=4).repels
+
+
+@pytest.mark.parametrize("value", ["", "Dual", "rar", None, 1, ["dual"]])
+def test_unknown_methods(refused, value):
+    with refused("method"):
+        ScoreConfig(value)
+
+
+def test_a_refused_method_names_the_choices(refused):
+    with refused("method", *METHODS, "'telepathy'"):
+        ScoreConfig("telepathy")
+
+
+@pytest.mark.parametrize("value", ["", "l2", "nll ", 1, True])
+def test_unknown_gradient_errors(refused, value):
+    with refused("gradient_error"):
+        ScoreConfig(gradient_error=value)
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None, "False"])
+def test_a_switch_is_true_or_false(refused, value):
+    with refused("normalise_error"):
+        ScoreConfig(normalise_error=value)
+
+
+def test_gradients_that_the_backbone_has_not(refused):
+    for backbone, error in (("ae", "nll"), ("memae", "weighted-mse"), ("aeu", "mse")):
+        with refused(backbone, error, *GRADIENT_ERRORS[backbone]):
+            ScoreConfig(gradient_error=error).gradient_error_for(backbone)
+
+
+def test_when_anything_is_repelled():
+    assert TrainConfig().repels
+    for change in ({"repulsion_weight": 0}, {"similarity": "none"}, {"n_learners": 1}):
+        assert not TrainConfig(**change).repels
+
+
+def test_settings_are_values():
+    config = TrainConfig(seed=3)
+    assert config == TrainConfig(seed=3) and hash(config) == hash(TrainConfig(seed=3))
+    assert config.replace(seed=4) == TrainConfig(seed=4) and config.seed == 3
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.seed = 5
+    assert TrainConfig(**config.as_dict()).as_dict() == config.as_dict()
