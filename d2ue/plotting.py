@@ -80,7 +80,7 @@ def reconstructions(
         figure, axes = plt.subplots(
             n,
             learners + 2,
-            figsize=(1.8 * (learners + 2), 1.85 * n),
+            figsize=(1.8 * (learners + 2), 1.62 * n + 0.3),
             squeeze=False,
             layout="compressed",
         )

@@ -161,8 +161,14 @@ class Store:
         try:
             if header["sha256"] != _digest(tensors):
                 raise _damaged(path)
-            return TrainState(int(header["epoch"]), tensors, json.loads(header["history"]))
-        except (KeyError, ValueError) as error:
+            history = [
+                {key: [float(v) for v in epoch[key]] for key in ("loss", "similarity")}
+                for epoch in json.loads(header["history"])
+            ]
+            if len(history) != int(header["epoch"]):
+                raise _damaged(path)
+            return TrainState(len(history), tensors, history)
+        except (KeyError, TypeError, ValueError) as error:
             raise _damaged(path) from error
 
     def save_state(self, names: Sequence[str], state: TrainState) -> None:
@@ -395,7 +401,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].contiguous().numpy().data)
+        digest.update(tensors[name].flatten().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

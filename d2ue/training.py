@@ -568,11 +568,12 @@ def _restore(state: TrainState, network: Autoencoder, adam: torch.optim.Adam) ->
     """Put a state's tensors where `_state_tensors` took them from."""
     prefix = "network."
     moments = ("step", "exp_avg", "exp_avg_sq")
-    expected = {f"{prefix}{key}": value.shape for key, value in network.state_dict().items()}
+    expected = {f"{prefix}{k}": (v.shape, v.dtype) for k, v in network.state_dict().items()}
     for name, parameter in network.named_parameters():
-        shapes = (torch.Size(()), parameter.shape, parameter.shape)
-        expected |= {f"adam.{k}.{name}": shape for k, shape in zip(moments, shapes, strict=True)}
-    if {key: value.shape for key, value in state.tensors.items()} != expected:
+        expected[f"adam.step.{name}"] = torch.Size(()), torch.float32
+        for key in moments[1:]:
+            expected[f"adam.{key}.{name}"] = parameter.shape, parameter.dtype
+    if {key: (value.shape, value.dtype) for key, value in state.tensors.items()} != expected:
         raise InputError(
             "The state in which this training was left belongs to another network: remove the "
             "folder 'states' of the store to start the learner anew."
