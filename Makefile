@@ -22,7 +22,7 @@ help:
 	@echo "The first of them installs what is needed into .venv and takes some minutes longer."
 
 # Longer than what the notebook does by itself, which is what `make test` checks.
-longer = -p epochs=12 -p batch_size=32 -p n_train=0 -p n_test=0
+longer = -p epochs=10 -p batch_size=32 -p n_train=0 -p n_test=0
 
 reproduce: setup
 	.venv/bin/d2ue reproduce quickstart --out results/quickstart $(longer)

@@ -19,7 +19,7 @@
 # - **Redundancy-aware repulsion (RAR)** makes them more different: each learner is pushed away from its seniors *in feature space*, so that they improvise differently.
 # - **Dual-space uncertainty (DSU)** reads the disagreement better: not of the outputs alone, but of *input gradient times reconstruction error*.
 #
-# On this page both are trained and measured on three seeds. You will see the images, what the learners make of them, the three score maps beside the truth, and the table that decides. At the committed defaults it runs about a minute on two cores and the learners are barely trained; `make reproduce` runs the same page with more epochs in a few minutes. Neither gives the paper's numbers: those need the paper's images and 250 epochs.
+# On this page both are trained and measured on three seeds. You will see the images, what the learners make of them, the three score maps beside the truth, and the table that decides. At the committed defaults it runs a minute or two on two cores and the learners are barely trained; `make reproduce` runs the same page with more epochs in a few minutes. Neither gives the paper's numbers: those need the paper's images and 250 epochs.
 
 # %% tags=["parameters"]
 data: str = (
