@@ -169,7 +169,8 @@ def _drop_bars(path: Path) -> None:
 
 
 def _is_bar(output: Mapping[str, Any]) -> bool:
-    return output.get("name") == "stderr" and "%|" in output.get("text", "")
+    text = output.get("text", "")
+    return output.get("name") == "stderr" and ("%|" in text or not text.strip())
 
 
 def _convert(name: str, value: Any, annotation: str) -> Any:

@@ -17,14 +17,12 @@
 # Several autoencoders learn to reconstruct the same normal images. On a new normal image they should agree; on an image with something they never saw, each improvises in its own way. D2UE (Gu, Lin, Cheng, Chen, MICCAI 2024) does two things with that:
 #
 # - **Redundancy-aware repulsion (RAR)** makes them more different: each learner is pushed away from its seniors *in feature space*, so that they improvise differently.
-# - **Dual-space uncertainty (DSU)** reads the disagreement better: not of the outputs alone, but of *input gradient times reconstruction error*.
+# - **Dual-space uncertainty (DSU)** is meant to read the disagreement better: not of the outputs alone, but of *input gradient times reconstruction error*.
 #
 # On this page both are trained and measured on three seeds. You will see the images, what the learners make of them, the three score maps beside the truth, and the table that decides. At the committed defaults it runs a minute or two on two cores and the learners are barely trained; `make reproduce` runs the same page with more epochs in a few minutes. Neither gives the paper's numbers: those need the paper's images and 250 epochs.
 
 # %% tags=["parameters"]
-data: str = (
-    "phantom"  # built-in set (phantom, phantom-chest) or a folder with images/ and data.json
-)
+data: str = "phantom"  # phantom, phantom-chest, or a folder with images/ and data.json
 out: str = "../results/quickstart"  # folder for the tables and pictures of this page
 n_train: int = 640  # normal images to train on; 0 for all
 n_test: int = 400  # test images to score; 0 for all
@@ -83,16 +81,17 @@ plt.show()
 
 # %%
 settings = dict(backbone=backbone, n_learners=learners, epochs=epochs, batch_size=batch_size)
+weights = {0.0: "none"} | {repulsion_weight: "repulsion"}
 configs = [
     TrainConfig(seed=seed, repulsion_weight=weight, image_size=test.image_size, **settings)
     for seed in range(seeds)
-    for weight in (0.0, repulsion_weight)
+    for weight in weights
 ]
 ensembles = train_ensembles(configs, train, device=device, progress=progress)
-plain, repelled = ensembles[:2]  # of seed 0: the ones in the pictures
+plain, repelled = ensembles[0], ensembles[len(weights) - 1]  # of seed 0, for the pictures
 
 # %% [markdown]
-# **Look for** the right panel: with repulsion the similarity of later learners to their seniors falls towards 0 within an epoch or two, while on the left the reconstruction loss pays little for it.
+# **Look for** the right panel: with repulsion the similarity of later learners to their seniors falls towards 0 within a few epochs. The left panel shows what that costs: how far the dashed reconstruction losses lie above the solid ones (the first learner has no seniors, so its two lines are one).
 
 # %%
 curves_figure = plotting.training_curves({"no repulsion": plain, "repulsion": repelled})
@@ -128,7 +127,7 @@ plt.show()
 # - **Unc**, output-space uncertainty (Eq. 5): $D(f_i(X))$
 # - **DSU**, dual-space uncertainty (Eq. 6): $D\big(\nabla_X \mathcal{L}_i \odot |f_i(X) - X|\big)$
 #
-# **Look for** what lights up inside the outline and what lights up elsewhere. Each column has one colour scale for its four images, so rows can be compared within a column, not across.
+# **Look for** what lights up inside the outline and what lights up elsewhere. Each column has one colour scale for its four images, so rows can be compared within a column, not across; the brightest 0.5 % of its pixels share the last colour.
 
 # %%
 maps = {method: score_maps(repelled, shown.images, method) for method in scores}
@@ -153,7 +152,6 @@ print(f"chance: AUC 50, AP {100 * test.labels.mean():.0f}")
 ex.paper_layout(table)
 
 # %%
-weights = {0.0: "none", repulsion_weight: "repulsion"}
 seeds_figure = plotting.auc_by_seed(table, weights)
 plt.show()
 

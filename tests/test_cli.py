@@ -277,12 +277,19 @@ def test_ctrl_c_ends_without_a_traceback_and_the_same_command_goes_on(bench_fold
     said = tmp_path / "stderr"
     with said.open("w") as stderr:
         process = subprocess.Popen(
-            [*command, "--epochs", "100000"], stderr=stderr, start_new_session=True
+            [*command, "--epochs", "100000"],
+            stderr=stderr,
+            start_new_session=True,
+            # Tests that run in the background of a shell inherit Ctrl-C switched off.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-    # The bar has moved: it is in the middle of training, no longer importing.
-    wait_for(lambda: re.search(r" [1-9]\d*/200000 ", said.read_text()))
-    os.killpg(process.pid, signal.SIGINT)
-    process.wait(timeout=60)
+    try:
+        # The bar has moved: it is in the middle of training, no longer importing.
+        wait_for(lambda: re.search(r" [1-9]\d*/200000 ", said.read_text()))
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(timeout=60)
+    finally:
+        process.kill()
     err = said.read_text()
     assert process.returncode == 130
     assert "Traceback" not in err and "goes on" in err
