@@ -5,6 +5,8 @@ A **store** keeps learners under the name that `d2ue.training.learner_name` give
     store/learners/NAME/weights.safetensors   the network, R = 1
     store/learners/NAME/learner.json          settings, losses, versions, SHA-256 of the weights
     store/states/KEY.safetensors              a training left in the middle
+    store/scores/NAME.safetensors             what an ensemble says of test images (d2ue.results)
+    store/journal.txt                         a line for each learner trained
     store/locks/NAME.lock                     one trainer a learner, however many processes ask
 
 A **run folder** is one ensemble that travels by itself:
@@ -39,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
@@ -87,30 +89,56 @@ class Store:
             InputError: if its files do not hold what was written.
         """
         folder = self.folder / "learners" / name
-        if not (folder / "learner.json").exists():
+        if not self.has(name):
             return None
-        manifest = _read_json(folder / "learner.json", LEARNER_FORMAT)
+        with reading(folder):
+            manifest = (folder / "learner.json").read_bytes()
+            weights = (folder / "weights.safetensors").read_bytes()
+        return self.check(name, manifest, weights, folder)[1]
+
+    def has(self, name: str) -> bool:
+        """Whether a finished learner is there, without reading it."""
+        return (self.folder / "learners" / name / "learner.json").exists()
+
+    @staticmethod
+    def check(
+        name: str, manifest: bytes, weights: bytes, where: Path
+    ) -> tuple[dict[str, Any], Learner]:
+        """Settings and learner out of the two files' contents.
+
+        Args:
+            name: the learner's.
+            manifest: learner.json.
+            weights: weights.safetensors.
+            where: the folder or file they come from, for the sentence.
+
+        Raises:
+            InputError: if they do not hold what was written, or belong to another learner.
+        """
+        content = _load_json(manifest, where / "learner.json", LEARNER_FORMAT)
         try:
-            settings, sha256 = manifest["settings"], str(manifest["weights_sha256"])
+            settings, sha256 = content["settings"], str(content["weights_sha256"])
             network = _network(settings)
             history = [
                 {key: float(epoch[key]) for key in ("loss", "similarity")}
-                for epoch in manifest["history"]
+                for epoch in content["history"]
             ]
             own_name = name_of(settings)
             if len(history) != settings["epochs"]:
-                raise _damaged(folder / "learner.json")
+                raise damaged(where / "learner.json")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _damaged(folder / "learner.json") from error
+            raise damaged(where / "learner.json") from error
         if own_name != name:
-            raise InputError(f"{folder} holds the learner {own_name}: put it back under that name.")
-        _load_weights(network, _read_checked(folder / "weights.safetensors", sha256), folder)
-        return Learner(network.eval(), history)
+            raise InputError(f"{where} holds the learner {own_name}: put it back under that name.")
+        if hashlib.sha256(weights).hexdigest() != sha256:
+            raise damaged(where / "weights.safetensors")
+        _load_weights(network, weights, where)
+        return settings, Learner(network.eval(), history)
 
     def put(self, name: str, settings: dict[str, object], learner: Learner) -> None:
         """Keep a finished learner; one that is there already stays."""
         final = self.folder / "learners" / name
-        weights = _dump(learner.network.state_dict(), {"format": LEARNER_FORMAT})
+        weights = dump(learner.network.state_dict(), {"format": LEARNER_FORMAT})
         manifest = {
             "format": LEARNER_FORMAT,
             "name": name,
@@ -120,9 +148,9 @@ class Store:
             "threads": torch.get_num_threads(),
             "history": learner.history,
         }
-        with _writing(final):
+        with writing(final):
             final.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(final)
+            sweep(final)
             with tempfile.TemporaryDirectory(
                 prefix=_temporary_prefix(final), dir=final.parent, ignore_cleanup_errors=True
             ) as temporary:
@@ -130,21 +158,43 @@ class Store:
                 whole.mkdir()
                 write_file(whole / "weights.safetensors", weights)
                 write_file(whole / "learner.json", _json_bytes(manifest))
-                with contextlib.suppress(FileExistsError):
+                try:
                     _rename_new(whole, final)
+                    event = "trained"
+                except FileExistsError:
+                    event = "was there already"
             _flush_folder(final.parent)
+            self.note(f"learner {name} {event}")
+
+    def note(self, event: str) -> None:
+        """Add a line to the store's journal, which tells what was done when."""
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {event}\n"
+        # One write at the end of the file: lines of several processes do not mix.
+        with open(self.folder / "journal.txt", "ab", buffering=0) as journal:
+            journal.write(line.encode())
 
     @contextlib.contextmanager
     def claim(self, names: Sequence[str]) -> Iterator[None]:
         """Hold these names against every other process, waiting until they are free."""
         locks = self.folder / "locks"
         with contextlib.ExitStack() as held:
-            with _writing(locks):
+            with writing(locks):
                 locks.mkdir(parents=True, exist_ok=True)
                 # In one order for everybody, so that two batches cannot wait for each other.
                 for name in sorted(names):
                     held.enter_context(FileLock(locks / f"{name}.lock"))
             yield
+
+    def is_claimed(self, name: str) -> bool:
+        """Whether some process holds this name just now."""
+        path = self.folder / "locks" / f"{name}.lock"
+        if not path.exists():
+            return False
+        try:
+            with FileLock(path, timeout=0):
+                return False
+        except (Timeout, OSError):
+            return True
 
     def load_state(self, names: Sequence[str]) -> TrainState | None:
         """The state in which training these learners side by side was left, or None.
@@ -155,21 +205,21 @@ class Store:
         path = self._state_file(names)
         if not path.exists():
             return None
-        with _reading(path):
+        with reading(path):
             content = path.read_bytes()
-        tensors, header = _parse(content, path, STATE_FORMAT)
+        tensors, header = parse(content, path, STATE_FORMAT)
         try:
-            if header["sha256"] != _digest(tensors):
-                raise _damaged(path)
+            if header["sha256"] != digest(tensors):
+                raise damaged(path)
             history = [
                 {key: [float(v) for v in epoch[key]] for key in ("loss", "similarity")}
                 for epoch in json.loads(header["history"])
             ]
             if len(history) != int(header["epoch"]):
-                raise _damaged(path)
-            return TrainState(len(history), tensors, history)
+                raise damaged(path)
+            return TrainState(len(history), tensors, history, int(header.get("threads", "0")))
         except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(path) from error
+            raise damaged(path) from error
 
     def save_state(self, names: Sequence[str], state: TrainState) -> None:
         """Keep a state, unless the last one is younger than `state_interval`."""
@@ -178,15 +228,16 @@ class Store:
         tensors = {key: value.detach().cpu() for key, value in state.tensors.items()}
         header = {
             "format": STATE_FORMAT,
-            "sha256": _digest(tensors),
+            "sha256": digest(tensors),
             "epoch": str(state.epoch),
+            "threads": str(state.threads),
             "history": json.dumps(state.history),
         }
         path = self._state_file(names)
-        with _writing(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(path)
-            write_file(path, _dump(tensors, header))
+            sweep(path)
+            write_file(path, dump(tensors, header))
         self._last_save = time.monotonic()
 
     def forget_state(self, names: Sequence[str]) -> None:
@@ -241,7 +292,7 @@ def fit_run(
         shutil.rmtree(run / UNFINISHED, ignore_errors=True)  # left by a kill in the last moment
         return ensemble.to(device), True
     check_images(config, train)
-    with _writing(run):
+    with writing(run):
         (run / UNFINISHED).mkdir(parents=True, exist_ok=True)  # the mark of a run not yet whole
     learners = Store(run / UNFINISHED if store is None else store)
     ensemble = train_ensemble(config, train, device=device, progress=progress, store=learners)
@@ -260,7 +311,7 @@ def check_run_folder(folder: str | os.PathLike[str]) -> None:
         raise InputError(f"{run} is a file: give --out a folder.")
     if not run.exists() or (run / MANIFEST).exists() or (run / UNFINISHED).is_dir():
         return
-    with _reading(run):
+    with reading(run):
         if any(run.iterdir()):
             raise InputError(f"{run} is not empty and holds no run: give --out a new folder.")
 
@@ -275,7 +326,7 @@ def save_run(
     """
     run = Path(folder)
     files = {
-        f"learner_{i + 1}.safetensors": _dump(
+        f"learner_{i + 1}.safetensors": dump(
             ensemble.network.replica(i).state_dict(), {"format": LEARNER_FORMAT}
         )
         for i in range(len(ensemble))
@@ -293,13 +344,13 @@ def save_run(
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
-    with _writing(run):
+    with writing(run):
         run.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_file(run / name, content)
         write_file(run / MANIFEST, _json_bytes(manifest))
         for name in (*files, MANIFEST):
-            _sweep(run / name)
+            sweep(run / name)
     shutil.rmtree(run / UNFINISHED, ignore_errors=True)
 
 
@@ -329,7 +380,7 @@ def load_run(folder: str | os.PathLike[str], device: str = "cpu") -> Ensemble:
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         if isinstance(error, InputError) and "history.csv" in str(error):
             raise
-        raise _damaged(run / MANIFEST) from error
+        raise damaged(run / MANIFEST) from error
     networks = []
     for name, sha256 in zip(names, hashes, strict=True):
         network = _network(config.as_dict())
@@ -365,7 +416,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     Raises:
         InputError: if it cannot be written; what stood there before still does.
     """
-    with _writing(Path(path)):
+    with writing(Path(path)):
         write_file(Path(path), text.encode("utf-8", "surrogateescape"))
 
 
@@ -387,7 +438,7 @@ def _temporary_prefix(path: Path) -> str:
     return f".{path.name}.tmp-"
 
 
-def _sweep(path: Path) -> None:
+def sweep(path: Path) -> None:
     """Remove what a killed process left of earlier attempts at this path (it is ours to write)."""
     for left in path.parent.glob(f"{glob.escape(_temporary_prefix(path))}*"):
         if left.is_dir():
@@ -396,7 +447,7 @@ def _sweep(path: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
+def digest(tensors: dict[str, Tensor]) -> str:
     """SHA-256 over names and values, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -418,7 +469,7 @@ _MEMORY = ("memory_slots", "shrinkage")
 
 
 def _load_weights(network: Autoencoder, content: bytes, where: Path) -> None:
-    tensors, _ = _parse(content, where, LEARNER_FORMAT)
+    tensors, _ = parse(content, where, LEARNER_FORMAT)
     expected = {k: (v.shape, v.dtype) for k, v in network.state_dict().items()}
     if {k: (v.shape, v.dtype) for k, v in tensors.items()} != expected:
         raise InputError(f"{where} holds weights of another network: train it again.")
@@ -427,45 +478,51 @@ def _load_weights(network: Autoencoder, content: bytes, where: Path) -> None:
     network.load_state_dict(tensors)
 
 
-def _dump(tensors: dict[str, Tensor], header: dict[str, str]) -> bytes:
+def dump(tensors: dict[str, Tensor], header: dict[str, str]) -> bytes:
+    """Tensors and a header of texts as a safetensors file's content."""
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     return dump_tensors(plain, metadata=header)
 
 
-def _parse(content: bytes, path: Path, wanted: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def parse(content: bytes, path: Path, wanted: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and header of a safetensors file of ours."""
     try:
         tensors = load_tensors(content)
         length = int.from_bytes(content[:8], "little")
         header = dict(json.loads(content[8 : 8 + length])["__metadata__"])
     except (SafetensorError, ValueError, RecursionError, KeyError, TypeError) as error:
-        raise _damaged(path) from error
+        raise damaged(path) from error
     if header.get("format") != wanted:
         raise InputError(f"{path} is not a file of this program: remove it or give another folder.")
     return tensors, header
 
 
 def _read_json(path: Path, wanted: str) -> dict[str, Any]:
-    with _reading(path):
+    with reading(path):
         content = path.read_bytes()
+    return _load_json(content, path, wanted)
+
+
+def _load_json(content: bytes, path: Path, wanted: str) -> dict[str, Any]:
     try:
         manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise _damaged(path) from error
+        raise damaged(path) from error
     if not isinstance(manifest, dict) or manifest.get("format") != wanted:
         raise InputError(f"{path} was not written by this program: give another folder.")
     return manifest
 
 
 def _read_checked(path: Path, sha256: str) -> bytes:
-    with _reading(path):
+    with reading(path):
         content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise _damaged(path)
+        raise damaged(path)
     return content
 
 
-def _damaged(path: Path) -> InputError:
+def damaged(path: Path) -> InputError:
+    """The sentence for a file that does not hold what was written."""
     return InputError(
         f"{path} is damaged or incomplete: remove its folder and train again, "
         "or copy it anew from where it came."
@@ -495,7 +552,7 @@ def _read_history(content: bytes) -> list[list[dict[str, float]]]:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Say in a sentence why something cannot be written."""
     try:
         yield
@@ -506,7 +563,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Say in a sentence why something cannot be read."""
     try:
         yield

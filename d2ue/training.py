@@ -13,11 +13,13 @@ was stopped needs no random state to go on.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -135,11 +137,14 @@ class TrainState:
         epoch: epochs finished.
         tensors: weights and BatchNorm statistics ("network.*") and Adam's moments ("adam.*").
         history: one dict an epoch: lists over replicas of "loss" (L_orig) and "similarity" (L_sim).
+        threads: torch's CPU threads, with which the training goes on to end in the same bits;
+            0 = not known.
     """
 
     epoch: int
     tensors: dict[str, Tensor]
     history: list[dict[str, list[float]]] = field(default_factory=list)
+    threads: int = 0
 
 
 def initial_network(task: LearnerTask) -> Autoencoder:
@@ -191,6 +196,8 @@ def train_learners(
     n, batch_size = len(images), config.batch_size
     _check_enough(n, batch_size)
     device = torch.device(device)
+    if device.type == "cpu":
+        _keep_freed_memory()
     network = stack([initial_network(task) for task in tasks]).to(device, dtype).train()
     betas = (config.beta1, config.beta2)
     adam = torch.optim.Adam(network.parameters(), lr=config.lr, betas=betas, fused=True)
@@ -221,7 +228,8 @@ def train_learners(
         if not any(math.isfinite(value) for value in loss):
             break
         if save and epoch + 1 < config.epochs:
-            save(TrainState(epoch + 1, _state_tensors(network, adam), list(history)))
+            tensors = _state_tensors(network, adam)
+            save(TrainState(epoch + 1, tensors, list(history), torch.get_num_threads()))
     return network.eval(), history
 
 
@@ -302,7 +310,7 @@ class LearnerStore(Protocol):
     def put(self, name: str, settings: dict[str, object], learner: Learner) -> None:
         """Keep a finished learner."""
 
-    def claim(self, names: Sequence[str]) -> AbstractContextManager[None]:
+    def claim(self, names: Sequence[str]) -> contextlib.AbstractContextManager[None]:
         """Hold these names against every other process, waiting until they are free."""
 
     def load_state(self, names: Sequence[str]) -> TrainState | None:
@@ -351,6 +359,43 @@ def train_ensemble(
     return train_ensembles([config], train, device=device, progress=progress, store=store)[0]
 
 
+def train_learner(
+    config: TrainConfig,
+    number: int,
+    train: ImageSet,
+    *,
+    device: str | torch.device = "cpu",
+    store: LearnerStore,
+    report: Callable[[int], None] | None = None,
+) -> None:
+    """Train learner `number` of an ensemble alone; the store has its seniors, and keeps it.
+
+    Args:
+        config: the ensemble's settings.
+        number: from 1.
+        train: normal images.
+        device: as for `train_ensemble`.
+        store: where seniors are taken from; if the learner is there too, nothing is done.
+        report: called with the number of epochs just trained.
+
+    Raises:
+        InputError: if the images do not fit the settings, or a senior is missing.
+        DivergedError: if the loss stops being finite.
+    """
+    check_images(config, train)
+    config = config.replace(n_learners=max(2, number))  # so that "repels" is about this learner
+    plan = _Plan([config], train, resolve_device(device), store, report)
+    names = plan.names(config)
+    for senior in names[: number - 1] if config.repels else ():
+        learner = store.get(senior)
+        if learner is None:
+            raise InputError(f"Learner {number} cannot be trained before its senior {senior}.")
+        plan.learners[senior] = learner
+    task = plan.task(config, number)
+    plan.train({names[number - 1]: task}, progress_bar(disable=True))
+    plan.complain()
+
+
 def check_images(config: TrainConfig, train: ImageSet) -> None:
     """Refuse images that an ensemble of these settings cannot be trained on.
 
@@ -373,6 +418,7 @@ def train_ensembles(
     replicas: int | None = None,
     progress: bool = True,
     store: LearnerStore | None = None,
+    report: Callable[[int], None] | None = None,
 ) -> list[Ensemble]:
     """Train several ensembles on one set of images; what they share is trained once.
 
@@ -388,6 +434,7 @@ def train_ensembles(
             replicas share the same cores and save nothing.
         progress: whether to show a bar with loss and time left.
         store: where finished learners and states on the way are kept; None keeps nothing.
+        report: called with the number of epochs of single learners just trained.
 
     Returns:
         One ensemble a config, in order.
@@ -401,7 +448,7 @@ def train_ensembles(
     replicas = replicas or (8 if device.type == "cuda" else 1)
     for config in configs:
         check_images(config, train)
-    plan = _Plan(configs, train, device, store)
+    plan = _Plan(configs, train, device, store, report)
     with progress_bar(
         total=plan.epochs(), desc="training", unit="epoch", disable=not progress, delay=1
     ) as bar:
@@ -421,8 +468,10 @@ class _Plan:
         train: ImageSet,
         device: torch.device,
         store: LearnerStore | None,
+        report: Callable[[int], None] | None = None,
     ) -> None:
         self.configs, self.train_set, self.device, self.store = configs, train, device, store
+        self.report = report or (lambda epochs: None)
         self.learners: dict[str, Learner] = {}
         self.features: dict[tuple[str, str], Tensor] = {}
         self.failed: dict[str, TrainConfig] = {}
@@ -469,7 +518,7 @@ class _Plan:
 
     def train(self, tasks: dict[str, LearnerTask], bar: tqdm) -> None:
         """Train a group, or take from the store what is there; both end in `self.learners`."""
-        with self.store.claim(list(tasks)) if self.store else nullcontext():
+        with self.store.claim(list(tasks)) if self.store else contextlib.nullcontext():
             missing = {}
             for name, task in tasks.items():
                 learner = self.store.get(name) if self.store else None
@@ -484,9 +533,15 @@ class _Plan:
                 self.store.forget_state(list(tasks))
 
     def _train_missing(self, tasks: dict[str, LearnerTask], bar: tqdm) -> None:
+        state = self.store.load_state(list(tasks)) if self.store else None
+        with _threads(state.threads if state else 0):
+            self._go_on(tasks, state, bar)
+
+    def _go_on(self, tasks: dict[str, LearnerTask], state: TrainState | None, bar: tqdm) -> None:
         names, group = list(tasks), list(tasks.values())
-        state = self.store.load_state(names) if self.store else None
-        bar.update(len(tasks) * (state.epoch if state else 0))
+        resumed = len(tasks) * (state.epoch if state else 0)
+        bar.update(resumed)
+        self.report(resumed)
         numbers = sorted({task.number for task in group})
         bar.set_description(f"learner {numbers[0]} of {max(t.config.n_learners for t in group)}")
 
@@ -495,6 +550,7 @@ class _Plan:
                 {key: f"{np.mean(value):.4g}" for key, value in losses.items()}, refresh=False
             )
             bar.update(len(tasks))
+            self.report(len(tasks))
 
         network, history = train_learners(
             group,
@@ -548,6 +604,30 @@ def _check_enough(n: int, batch_size: int) -> None:
             f"There are {n} training images, fewer than one batch of {batch_size}: "
             "add images or lower the batch size."
         )
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Compute with so many CPU threads, because other numbers round otherwise; 0 = as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Have glibc reuse freed memory instead of giving it back to the system at every step.
+
+    Gradients of 8 MB are freed and asked for again in each step; fetched anew from the system they
+    cost a tenth of its time in page faults. Elsewhere than under glibc nothing is done.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at its largest
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
 
 
 def _entropy(*key: int) -> int:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from d2ue import backbones
 from d2ue.backbones import Autoencoder, stack
 
 BACKBONES = ("ae", "memae", "aeu")
@@ -293,3 +294,20 @@ def test_only_networks_of_one_architecture_are_stacked(refused):
     few, many = (Autoencoder("memae", image_size=16, memory_slots=n) for n in (5, 6))
     with refused("one architecture"):
         stack([few, many])
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_linear_layers_on_a_cpu_are_the_plain_ones(replicas):
+    """Value and all three gradients, by oneDNN (where torch has it) against x Wᵀ + b."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = (replicas, 5, 24), (replicas, 40, 24), (replicas, 40)
+    x, weight, bias = (torch.randn(s, generator=generator).requires_grad_() for s in shapes)
+    out = backbones._linear(x, weight, bias)
+    plain = torch.einsum("rbi,roi->rbo", x.double(), weight.double()) + bias.double()[:, None]
+    torch.testing.assert_close(out.double(), plain, rtol=1e-5, atol=1e-5)
+    g = torch.randn(out.shape, generator=generator)
+    found = torch.autograd.grad(out, (x, weight, bias), g)
+    wanted = torch.autograd.grad(plain, (x, weight, bias), g.double())
+    for mine, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+    assert found[1].is_contiguous()  # else it would be copied when it is accumulated

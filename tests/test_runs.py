@@ -527,8 +527,12 @@ def test_interrupted_anywhere_ends_bit_identically(
     for path, stat in finished.items():
         assert (path.stat().st_mtime_ns, path.stat().st_ino) == (stat.st_mtime_ns, stat.st_ino)
     assert sorted(os.listdir(tmp_path / "learners")) == sorted(names_of(config, images))
-    left = [name for name in listing(tmp_path) if name.split("/")[0] not in ("learners", "locks")]
-    assert left in ([], ["states"])
+    left = {name.split("/")[0] for name in listing(tmp_path)} - {"learners", "locks", "states"}
+    assert left == {"journal.txt"}
+    journal = (tmp_path / "journal.txt").read_text().splitlines()
+    assert [line.split()[2:] for line in journal] == [
+        ["learner", name, "trained"] for name in names_of(config, images)
+    ]
 
 
 def test_the_epochs_before_an_interruption_are_not_trained_again(config, images, tmp_path):
