@@ -1,4 +1,4 @@
-"""The commands `d2ue fit`, `d2ue score` and `d2ue reproduce`.
+"""The commands `d2ue fit`, `score`, `reproduce`, `datasets` and `download`.
 
 Each command is a few calls of the module. Whatever is wrong with what was given ends in one
 sentence on standard error and exit code 2; Ctrl-C in exit code 130.
@@ -16,10 +16,11 @@ from typing import Annotated
 import typer
 
 from d2ue.config import METHODS, ScoreConfig, TrainConfig
-from d2ue.datasets import BUILT_IN, Dataset, ImageSet, load, load_images
+from d2ue.datasets import BUILT_IN, Dataset, ImageSet, download, load, load_images, overview
+from d2ue.datasets.registry import ZENODO
 from d2ue.ensemble import resolve_device
 from d2ue.errors import D2UEError, InputError
-from d2ue.runs import check_run_folder, fit_run, load_run, write_text
+from d2ue.runs import Store, check_run_folder, fit_run, load_run, write_text
 from d2ue.similarity import SIMILARITIES
 
 DEFAULTS = TrainConfig()
@@ -142,26 +143,161 @@ def score(
 
 @app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(help="which notebook: quickstart")],
-    data: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="images to use; default: the phantoms")
+    name: Annotated[
+        str,
+        typer.Argument(help="quickstart, table1, table2, table3, ablations; all = the last four"),
+    ],
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(help="name of a data set, once for each; default: phantom"),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="where the data sets lie; default: the phantoms"),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="how many, 5, or which, 1,2,7")] = "5",
+    backbones: Annotated[str, typer.Option(help="table2 only: of ae,memae,aeu")] = "",
+    epochs: Annotated[int, typer.Option(help="passes over the images")] = DEFAULTS.epochs,
+    batch_size: Annotated[int, typer.Option(help="images a step")] = DEFAULTS.batch_size,
+    n_train: Annotated[int, typer.Option(help="training images; 0 = all")] = 0,
+    n_test: Annotated[int, typer.Option(help="test images; 0 = all")] = 0,
+    jobs: Annotated[str, typer.Option(help="processes side by side on a CPU, or auto")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
+    store: Annotated[
+        Path, typer.Option(help="folder where learners and scores are kept, and found again")
+    ] = Path("results/store"),
     out: Annotated[Path | None, typer.Option(help="results; default: results/NAME")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what would run and how long it takes")
+    ] = False,
     parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE")
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="of the notebook"),
     ] = None,
 ) -> None:
-    """Run a notebook of the project with papermill and keep what it found."""
-    from d2ue.reproduce import find_notebook, parse_assignments, run_notebook
+    """Run notebooks of the project with papermill and keep what they find.
 
-    source = find_notebook(name)
-    parameters = parse_assignments(parameter or [])
-    if data is not None:
-        # The notebook runs in its own folder, so a relative path would lead elsewhere.
-        parameters["data"] = data if data in BUILT_IN else str(Path(data).resolve())
-    parameters = {"progress": "true", **parameters}
-    target = run_notebook(source, out or Path("results") / name, parameters)
-    typer.echo(f"{target}: open it with 'jupyter lab'; its pictures and tables lie beside it.")
+    Tables: what their cells need and the store does not hold is trained first, each learner once;
+    the defaults are the paper's settings. A command that was stopped goes on where it was.
+    """
+    from d2ue.experiments import batch
+    from d2ue.experiments.tables import TABLES
+    from d2ue.reproduce import TABLE_NOTEBOOKS, find_notebook, parse_assignments, run_notebook
+
+    given = parse_assignments(parameter or [])
+    if name not in TABLES:
+        source = find_notebook(name)
+        if data is not None:
+            # The notebook runs in its own folder, so a relative path would lead elsewhere.
+            given["data"] = data if data in BUILT_IN else str(Path(data).resolve())
+        target = run_notebook(source, out or Path("results") / name, {"progress": "true", **given})
+        typer.echo(f"{target}: open it with 'jupyter lab'; its pictures and tables lie beside it.")
+        return
+    settings = batch.Settings(
+        datasets=",".join(dataset or ["phantom"]),
+        data="" if data is None else str(Path(data).resolve()),
+        results=str(store.resolve()),
+        seeds=seeds,
+        backbones=backbones,
+        base=TrainConfig(epochs=epochs, batch_size=batch_size),
+        n_train=n_train,
+        n_test=n_test,
+    )
+    processes = _jobs(jobs)
+    resolve_device(device)
+    datasets = settings.load()
+    if not datasets:
+        raise InputError(
+            f"Where do the images of {settings.datasets} lie? Give their folder with --data "
+            "('d2ue datasets' says how to get them)."
+        )
+    wanted = [row for table in TABLES[name] for row in settings.rows(table)]
+    kept = Store(store)
+    plan = batch.plan(wanted, datasets, settings.seed_list, kept)
+    if dry_run:
+        for line in batch.describe(plan, batch.seconds_for(plan, processes, device)):
+            typer.echo(line)
+        return
+    report = batch.run(plan, kept, jobs=processes, device=device)
+    typer.echo(
+        f"{store}: {len(plan.wanted)} ensembles, {report.cached} of them cached, "
+        f"{len(report.done)} learners and ensembles trained or scored."
+    )
+    folder = out or Path("results") / name
+    for each in TABLE_NOTEBOOKS if name == "all" else (name,):
+        target = run_notebook(
+            find_notebook(each),
+            folder / each if name == "all" else folder,
+            {**settings.as_parameters(each), "device": device, "jobs": processes, **given},
+        )
+        typer.echo(f"{target}: open it with 'jupyter lab'; its pictures and tables lie beside it.")
+    for task, sentence in report.failed.items():
+        typer.echo(f"failed: {task}: {sentence}", err=True)
+    if report.skipped:
+        typer.echo(f"not run, because they need one of these: {len(report.skipped)}", err=True)
+    if report.failed:
+        raise D2UEError(
+            f"{len(report.failed)} of the trainings and scorings failed; everything else was done. "
+            "The same command tries them again."
+        )
+
+
+@app.command("datasets")
+def list_datasets() -> None:
+    """List the data sets that have a name: what they are, their terms, how to get them."""
+    typer.echo(overview())
+
+
+@app.command("download")
+def download_dataset(
+    name: Annotated[str, typer.Argument(help="which; 'd2ue datasets' lists them")],
+    to: Annotated[Path, typer.Option(metavar="FOLDER", help="it comes to lie in FOLDER/NAME")] = (
+        Path("data")
+    ),
+    base_url: Annotated[
+        str, typer.Option(metavar="URL", help="a mirror that serves the Zenodo record")
+    ] = ZENODO,
+) -> None:
+    """Fetch one of the paper's data sets from Zenodo (for academic use), checked and extracted."""
+    typer.echo(f"{download(name, to, base_url=base_url)}: {name} is there, whole.")
+
+
+@app.command()
+def export(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="folder where results are kept")],
+    out: Annotated[Path, typer.Option(help="zip file to write")],
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="only of this data set; can be repeated")
+    ] = None,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="the learners too, 17 MB each; else scores only")
+    ] = False,
+) -> None:
+    """Pack results into one file, to take to another machine or to keep with a paper."""
+    from d2ue import results
+
+    if not store.is_dir():
+        raise InputError(f"There is no folder {store}: 'd2ue reproduce' makes one.")
+    records = results.read_records(store)
+    names = [n for n, r in records.items() if not dataset or r.data.name in dataset]
+    if dataset and not names:
+        raise InputError(f"{store} holds no results of {', '.join(dataset)}.")
+    count = results.export(Store(store), out, names, weights=weights)
+    typer.echo(f"{out}: the scores of {count} ensembles{' and their learners' * weights}.")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="written by 'd2ue export'")],
+    store: Annotated[Path, typer.Option(help="folder to take the results into")] = Path(
+        "results/store"
+    ),
+) -> None:
+    """Take results of another machine into a store; what is there already stays."""
+    from d2ue import results
+
+    count = results.import_into(Store(store), file)
+    typer.echo(f"{store}: the scores of {count} ensembles are there.")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -179,6 +315,15 @@ def main(arguments: list[str] | None = None) -> None:
     if code == INTERRUPTED:  # which is also what typer makes of Ctrl-C
         _stop("interrupted; the same command goes on from the last state kept.", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _jobs(text: str) -> int:
+    """Processes side by side; 0 = as many as there are cores."""
+    if text == "auto":
+        return 0
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise InputError(f"--jobs is auto or a number of processes, 1 to 1024, not {text!r}.")
+    return int(text)
 
 
 def _scored_images(folder: str, image_size: int) -> ImageSet:

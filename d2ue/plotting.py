@@ -255,3 +255,105 @@ def _show(axis: Axes, image: np.ndarray, low: float, high: float, palette: str):
 def _outline(axis: Axes, mask: np.ndarray | None) -> None:
     if mask is not None and mask.any() and not mask.all():
         axis.contour(mask.astype(float), levels=[0.5], colors=OUTLINE, linewidths=1.3)
+
+
+def table_dots(frame: pd.DataFrame, title: str = "") -> Figure:
+    """A table as a picture: every row's AUC, seed by seed, beside the paper's.
+
+    Args:
+        frame: as `d2ue.experiments.tables.long_table` gives it; one panel a data set.
+        title: above the panels.
+    """
+    names = list(dict.fromkeys(frame["dataset"]))
+    lines = list(dict.fromkeys(zip(frame["group"], frame["row"], strict=True)))
+    with plt.rc_context(FONT):
+        figure, axes = plt.subplots(
+            1,
+            len(names),
+            figsize=(2.6 + 5.2 * len(names), 1.3 + 0.34 * len(lines)),
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
+        for axis, name in zip(axes[0], names, strict=True):
+            own = frame[frame["dataset"] == name].set_index(["group", "row"])
+            for y, line in enumerate(lines):
+                _dots(axis, y, own.loc[line])
+            axis.axvline(50, color="0.6", linewidth=1, linestyle=":")
+            axis.set_title(name)
+            axis.set_xlabel("AUC, percent (dotted: chance)")
+            axis.grid(axis="x", alpha=0.3)
+        labels = [f"{group}  {row}" if group else row for group, row in lines]
+        axes[0, 0].set_yticks(range(len(lines)), labels)
+        axes[0, 0].invert_yaxis()
+        for y in (i for i in range(1, len(lines)) if lines[i][0] != lines[i - 1][0]):
+            for axis in axes[0]:
+                axis.axhline(y - 0.5, color="0.8", linewidth=1)
+        handles = [
+            plt.Line2D([], [], marker="o", color=NORMAL_COLOUR, linestyle="", label="one seed"),
+            plt.Line2D([], [], marker="|", markersize=12, color="black", label="mean, interval"),
+            plt.Line2D([], [], marker="D", color=ABNORMAL_COLOUR, linestyle="", label="paper"),
+            plt.Line2D([], [], marker="x", color="0.4", linestyle="", label="released code"),
+        ]
+        shown = [True, True, frame["paper_AUC"].notna().any(), frame["code_AUC"].notna().any()]
+        kept = [handle for handle, is_shown in zip(handles, shown, strict=True) if is_shown]
+        figure.legend(handles=kept, loc="outside lower center", ncols=len(kept), fontsize=10)
+        if title:
+            figure.suptitle(title)
+        sns.despine(figure)
+    return figure
+
+
+def _dots(axis: Axes, y: int, line: pd.Series) -> None:
+    if line["n_seeds"]:
+        values = [float(text.split(":")[1]) for text in line["AUC_by_seed"].split()]
+        axis.plot([line["AUC_low"], line["AUC_high"]], [y, y], color="black", linewidth=1)
+        axis.plot(line["AUC"], y, "|", color="black", markersize=12)
+        axis.plot(values, [y] * len(values), "o", color=NORMAL_COLOUR, markersize=4, alpha=0.8)
+    axis.plot(line["paper_AUC"], y, "D", color=ABNORMAL_COLOUR, markersize=5)
+    axis.plot(line["code_AUC"], y, "x", color="0.4", markersize=6)
+
+
+#: Colour of a verdict; the same three in every picture, told apart by their shape too.
+VERDICT_LOOKS = {"holds": (PALETTE[2], "o"), "does not hold": (PALETTE[3], "s")}
+
+
+def verdict_intervals(verdicts: pd.DataFrame) -> Figure:
+    """Claims as differences with their intervals and every seed's value (the small strokes).
+
+    Args:
+        verdicts: as `d2ue.experiments.claims` gives them; the column "factor" is drawn around 1,
+            "difference" (AUC points) around 0.
+    """
+    run = verdicts[verdicts["verdict"] != "not run"]
+    column = "factor" if "factor" in run else "difference"
+    many = run["dataset"].nunique() > 1
+    with plt.rc_context(FONT):
+        figure, axis = plt.subplots(figsize=(10, 1.1 + 0.33 * len(run)), layout="constrained")
+        for y, line in enumerate(run.to_dict("records")):
+            key = next((key for key in VERDICT_LOOKS if line["verdict"].startswith(key)), "")
+            colour, marker = VERDICT_LOOKS.get(key, ("0.5", "D"))
+            axis.plot([line["low"], line["high"]], [y, y], color=colour, linewidth=2)
+            axis.plot(line[column], y, marker, color=colour)
+            seeds = [float(value) for value in line["per_seed"].split()]
+            axis.plot(seeds, [y] * len(seeds), "|", color=colour, markersize=10)
+        names = [
+            f"{line['dataset']}: {line['claim']}" if many else line["claim"]
+            for line in run.to_dict("records")
+        ]
+        axis.set_yticks(range(len(run)), names)
+        axis.invert_yaxis()
+        if column == "factor":
+            axis.axvline(1, color="0.6", linewidth=1)
+            axis.set_xlabel("factor: with / without repulsion")
+        else:
+            axis.axvline(0, color="0.6", linewidth=1)
+            axis.set_xlabel("difference in AUC, points")
+        looks = {**VERDICT_LOOKS, "cannot tell": ("0.5", "D")}
+        handles = [
+            plt.Line2D([], [], color=colour, marker=marker, label=name)
+            for name, (colour, marker) in looks.items()
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=10)
+        sns.despine(figure)
+    return figure

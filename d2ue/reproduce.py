@@ -19,7 +19,15 @@ from d2ue.errors import D2UEError, InputError
 from d2ue.progress import PLAIN_BARS
 
 #: Notebook by the name that `d2ue reproduce` takes.
-NOTEBOOKS = {"quickstart": "00_quickstart.ipynb"}
+NOTEBOOKS = {
+    "quickstart": "00_quickstart.ipynb",
+    "table1": "11_table1.ipynb",
+    "table2": "12_table2.ipynb",
+    "table3": "13_table3.ipynb",
+    "ablations": "14_ablations.ipynb",
+}
+#: Those that draw tables, all that `d2ue reproduce all` runs.
+TABLE_NOTEBOOKS = ("table1", "table2", "table3", "ablations")
 
 _TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 

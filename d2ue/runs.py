@@ -38,7 +38,7 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -395,10 +395,21 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         OSError: if it cannot be written; what stood there before still does.
     """
+    with write_whole(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def write_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write in pieces, which takes its place only when all are there.
+
+    Raises:
+        OSError: if it cannot be written; what stood there before still does.
+    """
     handle, temporary = tempfile.mkstemp(prefix=_temporary_prefix(path), dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide it from colleagues

@@ -1,25 +1,39 @@
-"""Images to train and test on: folders, and the built-in phantoms."""
+"""Images to train and test on: folders, the built-in phantoms, the paper's sets by name."""
 
 from __future__ import annotations
 
 import os
 
+from d2ue.datasets.download import download
 from d2ue.datasets.folder import load_folder, load_images
 from d2ue.datasets.phantom import phantom
+from d2ue.datasets.registry import (
+    BUILT_IN,
+    SOURCES,
+    Source,
+    find_folder,
+    load_named,
+    overview,
+    paper_title,
+)
 from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
-
-#: Names that stand for a built-in set where a folder could stand, and its kind.
-BUILT_IN = {"phantom": "head", "phantom-chest": "chest"}
 
 __all__ = [
     "ABNORMAL",
     "BUILT_IN",
     "NORMAL",
+    "SOURCES",
     "Dataset",
     "ImageSet",
+    "Source",
+    "download",
+    "find_folder",
     "load",
     "load_folder",
     "load_images",
+    "load_named",
+    "overview",
+    "paper_title",
     "phantom",
 ]
 

@@ -190,7 +190,7 @@ def save_results(
     except OSError as error:
         raise InputError(f"{target} cannot be written to ({error.strerror}).") from error
     for name, table in tables.items():
-        write_text(target / f"{name}.csv", table.to_csv(float_format="%.4f"))
+        write_text(target / f"{name}.csv", table.to_csv(float_format="%.6g"))
     record = {"parameters": dict(parameters), "versions": versions()}
     write_text(target / "parameters.json", json.dumps(record, indent=1) + "\n")
     return target

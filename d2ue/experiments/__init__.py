@@ -1,0 +1,62 @@
+"""Experiments: what the notebooks run, and tables out of it.
+
+`quick` scores a few ensembles at hand; `tables` says which runs stand behind every cell of the
+paper's tables, and lays them out; `claims` tests what the paper says of them; `batch` trains and
+scores all of it, however long it takes.
+"""
+
+from d2ue.experiments.batch import Report, Settings, obtain, save_tables
+from d2ue.experiments.claims import central_verdicts, verdicts
+from d2ue.experiments.quick import (
+    ROW_NAMES,
+    examples,
+    paper_layout,
+    readings,
+    reconstruction_ratio,
+    save_results,
+    score_table,
+    summarise,
+)
+from d2ue.experiments.tables import (
+    Cell,
+    Row,
+    about,
+    collect,
+    differences,
+    layout,
+    long_table,
+    markdown,
+    rows,
+    show_verdicts,
+    ticks,
+)
+from d2ue.paper import TABLE3 as PAPER_TABLE3
+
+__all__ = [
+    "PAPER_TABLE3",
+    "ROW_NAMES",
+    "Cell",
+    "Report",
+    "Row",
+    "Settings",
+    "about",
+    "central_verdicts",
+    "collect",
+    "differences",
+    "examples",
+    "layout",
+    "long_table",
+    "markdown",
+    "obtain",
+    "paper_layout",
+    "readings",
+    "reconstruction_ratio",
+    "rows",
+    "save_results",
+    "save_tables",
+    "score_table",
+    "show_verdicts",
+    "summarise",
+    "ticks",
+    "verdicts",
+]

@@ -1,0 +1,638 @@
+"""Many ensembles as one batch: what is missing is trained, each learner once, then scored.
+
+A batch is a graph of **tasks**: a learner waits for its seniors, an ensemble's scores wait for its
+learners. On a CPU every task is a process of its own, as many side by side as there are cores, one
+thread each; on a GPU learners train as replicas of one network in this process. What is finished
+stands in the store, so a batch that was stopped, however hard, goes on where it was, and two
+batches that want the same learner share the work: one trains it, the other takes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import pandas as pd
+import torch
+
+from d2ue.config import TrainConfig
+from d2ue.datasets import BUILT_IN
+from d2ue.datasets.registry import load_named
+from d2ue.datasets.types import Dataset
+from d2ue.ensemble import join, resolve_device
+from d2ue.errors import D2UEError, InputError
+from d2ue.experiments.quick import save_results
+from d2ue.experiments.tables import Cell, Row, collect, layout, markdown, rows, show_verdicts
+from d2ue.progress import bar as progress_bar
+from d2ue.results import (
+    DataKey,
+    data_keys,
+    has_record,
+    put_record,
+    read_records,
+    record_name,
+    score_record,
+)
+from d2ue.runs import Store, write_text
+from d2ue.training import (
+    LearnerTask,
+    check_images,
+    learner_name,
+    train_ensembles,
+    train_learner,
+    train_learners,
+)
+
+#: How often a task may be lost with its process (killed, out of memory) before it is given up.
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Task:
+    """A learner to train, or an ensemble to score.
+
+    Attributes:
+        name: the learner's or the record's name.
+        kind: "train" or "score".
+        data: which data set, as a position.
+        config: the ensemble's settings.
+        number: of the learner; 0 for scores.
+        needs: names of the learners that must be there first.
+    """
+
+    name: str
+    kind: str
+    data: int
+    config: TrainConfig
+    number: int
+    needs: frozenset[str]
+
+    def __str__(self) -> str:
+        """Such as `learner 2 of AE, seed 1, cka at z, lambda 1`."""
+        c = self.config
+        repulsion = f", {c.similarity} at {c.layer}, lambda {c.repulsion_weight:g}"
+        what = "scores" if self.kind == "score" else f"learner {self.number}"
+        tail = repulsion if c.repels and self.number != 1 else ""
+        return f"{what} of {c.backbone}, seed {c.seed}{tail}"
+
+    def epochs(self) -> int:
+        """What it counts for in the progress bar; scoring takes about one epoch's time."""
+        return self.config.epochs if self.kind == "train" else 1
+
+
+@dataclass
+class Plan:
+    """What a batch has to do.
+
+    Attributes:
+        datasets: the data sets.
+        keys: their keys.
+        tasks: what is missing, by name, in an order in which it could be done.
+        cached: names of the records that are there.
+        wanted: names of all records.
+    """
+
+    datasets: Sequence[Dataset]
+    keys: Sequence[DataKey]
+    tasks: dict[str, Task] = field(default_factory=dict)
+    cached: set[str] = field(default_factory=set)
+    wanted: set[str] = field(default_factory=set)
+
+    def trainings(self) -> list[Task]:
+        """The learners to train."""
+        return [task for task in self.tasks.values() if task.kind == "train"]
+
+
+@dataclass
+class Report:
+    """What became of a batch.
+
+    Attributes:
+        done: names of what was trained or scored by this batch.
+        cached: how many ensembles' scores were there already.
+        failed: sentence by task, for the tasks that failed.
+        skipped: tasks that waited for a failed one.
+    """
+
+    done: list[str] = field(default_factory=list)
+    cached: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+
+
+def plan(
+    rows: Iterable[Row], datasets: Sequence[Dataset], seeds: Sequence[int], store: Store
+) -> Plan:
+    """What has to be trained and scored for these rows, and what is there.
+
+    Seeds go in the outer loop: a batch that is stopped early leaves whole seeds, not whole rows.
+
+    Raises:
+        InputError: if a data set does not fit the settings or has no labelled test images.
+    """
+    rows = list(rows)
+    found = Plan(datasets, [DataKey.of(dataset) for dataset in datasets])
+    for position, (dataset, key) in enumerate(zip(datasets, found.keys, strict=True)):
+        for row in rows:
+            check_images(row.config, dataset.train)
+        for seed in seeds:
+            for row in rows:
+                _add(found, store, position, key, row.config.replace(seed=seed))
+    return found
+
+
+def _add(found: Plan, store: Store, position: int, key: DataKey, config: TrainConfig) -> None:
+    record = record_name(config, key)
+    if record in found.wanted:
+        return
+    found.wanted.add(record)
+    if has_record(store, record):
+        found.cached.add(record)
+        return
+    learners = [learner_name(config, k, key.train) for k in range(1, config.n_learners + 1)]
+    for number, name in enumerate(learners, 1):
+        if name not in found.tasks and not store.has(name):
+            # A learner that is not repelled needs nobody.
+            seniors = frozenset(learners[: number - 1] if config.repels else ())
+            found.tasks[name] = Task(name, "train", position, config, number, seniors)
+    found.tasks[record] = Task(record, "score", position, config, 0, frozenset(learners))
+
+
+def run(
+    found: Plan,
+    store: Store,
+    *,
+    jobs: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> Report:
+    """Do what a plan has to do.
+
+    Args:
+        found: from `plan`.
+        store: where learners, states and scores are kept.
+        jobs: processes side by side on a CPU; 0 = one a core; 1 = this process alone. Not looked
+            at on a GPU.
+        device: as for `d2ue.training.train_ensemble`.
+        progress: whether to show a bar over all that is to be done, with the time left.
+
+    Returns:
+        What was done and what failed; a failed task does not stop the others.
+    """
+    report = Report(cached=len(found.cached))
+    where = resolve_device(device)
+    total = sum(task.epochs() for task in found.tasks.values())
+    bar = progress_bar(
+        total=total, desc="batch", unit="epoch", disable=not progress, smoothing=0.05
+    )
+    with bar:
+        if where.type != "cpu":
+            _run_on_device(found, store, str(where), report, bar)
+        elif (jobs or _cores()) == 1:
+            for task in found.tasks.values():
+                _attempt(task, found, store, "cpu", report, bar)
+        else:
+            _Processes(found, store, jobs or _cores(), report, bar).run()
+    return report
+
+
+def seconds_for(found: Plan, jobs: int = 0, device: str = "auto") -> float:
+    """Expected time of the trainings of a plan, from a few steps of each backbone timed here.
+
+    Returns:
+        Seconds, all jobs together; scoring and repulsion (a few per cent) not counted.
+    """
+    where = resolve_device(device)
+    cores = _cores() if where.type == "cpu" else 1
+    jobs = min(jobs or cores, max(1, len(found.trainings())))
+    a_step: dict[tuple[str, int, int], float] = {}
+    seconds = 0.0
+    for task in found.trainings():
+        c, images = task.config, found.datasets[task.data].train.images
+        kind = (c.backbone, c.image_size, c.batch_size)
+        if kind not in a_step:
+            probe = LearnerTask(c.replace(epochs=4, n_learners=1), 1)
+            stamps: list[float] = []
+            threads = torch.get_num_threads()
+            torch.set_num_threads(max(1, cores // jobs))
+            try:
+                train_learners(
+                    [probe],
+                    images[: c.batch_size],
+                    device=where,
+                    on_epoch=lambda *_, stamps=stamps: stamps.append(time.perf_counter()),
+                )
+            finally:
+                torch.set_num_threads(threads)
+            a_step[kind] = min(b - a for a, b in pairwise(stamps))
+        seconds += a_step[kind] * c.epochs * (len(images) // c.batch_size)
+    return seconds / min(jobs, cores)
+
+
+def _run_on_device(found: Plan, store: Store, device: str, report: Report, bar: Any) -> None:
+    """All learners of a data set as replicas in this process; then the scores."""
+    for position, dataset in enumerate(found.datasets):
+        own = [task for task in found.tasks.values() if task.data == position]
+        configs = [task.config for task in own if task.kind == "score"]
+        # One that fails does not keep the others' learners from the store.
+        with contextlib.suppress(D2UEError):
+            train_ensembles(
+                configs,
+                dataset.train,
+                device=device,
+                progress=False,
+                store=store,
+                report=bar.update,
+            )
+        for task in own:
+            if task.kind == "train" and store.has(task.name):
+                report.done.append(task.name)
+            else:  # a learner that failed above fails here with its own sentence
+                _attempt(task, found, store, device, report, bar)
+
+
+def _attempt(task: Task, found: Plan, store: Store, device: str, report: Report, bar: Any) -> None:
+    """Do a task in this process."""
+    done = 0
+
+    def count(epochs: int) -> None:
+        nonlocal done
+        done += epochs
+        bar.update(epochs)
+
+    if all(store.has(name) for name in task.needs):
+        try:
+            _do(task, found.datasets[task.data], store, device, count)
+            report.done.append(task.name)
+        except D2UEError as error:
+            report.failed[str(task)] = str(error)
+    else:
+        report.skipped.append(str(task))
+    bar.update(task.epochs() - done)
+
+
+def _do(
+    task: Task, dataset: Dataset, store: Store, device: str, report: Callable[[int], None]
+) -> None:
+    """Train one learner (its seniors are in the store), or score one ensemble."""
+    c = task.config
+    if task.kind == "train":
+        train_learner(c, task.number, dataset.train, device=device, store=store, report=report)
+        return
+    key = DataKey.of(dataset)
+    learners = []
+    for number in range(1, c.n_learners + 1):
+        learner = store.get(learner_name(c, number, key.train))
+        assert learner is not None
+        learners.append(learner)
+    ensemble = join(c, [x.network for x in learners], key.train, [x.history for x in learners])
+    put_record(store, score_record(ensemble.to(device), dataset.labelled, key))
+    report(1)
+
+
+def _work(
+    pipe: Connection, task: Task, dataset: Dataset, folder: str, interval: float, threads: int
+) -> None:
+    """A task in a process of its own; says over the pipe how far it is, and why it failed."""
+    # Ctrl-C reaches every process of the terminal; the batch's own decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    try:
+        # When the batch is gone, sending fails, and this process ends at the next epoch.
+        _do(task, dataset, Store(folder, interval), "cpu", lambda epochs: pipe.send(epochs))
+        pipe.send("")
+    except BrokenPipeError:
+        return
+    except D2UEError as error:
+        pipe.send(str(error))
+    except MemoryError:
+        pipe.send("the memory is full: run fewer jobs side by side (--jobs).")
+    except Exception as error:  # a defect of ours must not stop the other cells
+        pipe.send(f"{type(error).__name__}: {error}")
+
+
+class _Processes:
+    """The tasks of a plan as processes, at most `jobs` at a time."""
+
+    def __init__(self, found: Plan, store: Store, jobs: int, report: Report, bar: Any) -> None:
+        self.found, self.store, self.report, self.bar = found, store, report, bar
+        self.jobs = max(1, min(jobs, len(found.tasks)))
+        self.threads = max(1, _cores() // self.jobs)
+        self.waiting = dict(found.tasks)
+        self.lost: dict[str, int] = {}
+        self.running: dict[Connection, tuple[Any, Task, int]] = {}
+        # A server that has torch loaded starts a process in a moment, and with none of the threads
+        # and locks of this one.
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload([__name__])
+
+    def run(self) -> None:
+        """Until nothing is left to do."""
+        try:
+            while self.waiting or self.running:
+                self._start()
+                if self.running:
+                    self._listen()
+                elif self.waiting:
+                    time.sleep(0.2)  # another batch holds all that could be done now
+        finally:
+            for process, _, _ in self.running.values():
+                process.terminate()
+            for process, _, _ in self.running.values():
+                process.join()
+
+    def _start(self) -> None:
+        for name, task in list(self.waiting.items()):
+            if len(self.running) >= self.jobs:
+                return
+            missing = [
+                need for need in task.needs if need in self.waiting or self._is_running(need)
+            ]
+            absent = [need for need in task.needs if not missing and not self.store.has(need)]
+            if absent:
+                del self.waiting[name]
+                self.report.skipped.append(str(task))
+                self.bar.update(task.epochs())
+            elif self._is_there(task):
+                del self.waiting[name]  # another batch was quicker
+                self.bar.update(task.epochs())
+            elif not missing and not self.store.is_claimed(name):
+                del self.waiting[name]
+                self._launch(task)
+
+    def _is_running(self, name: str) -> bool:
+        return any(task.name == name for _, task, _ in self.running.values())
+
+    def _is_there(self, task: Task) -> bool:
+        return self.store.has(task.name) or has_record(self.store, task.name)
+
+    def _launch(self, task: Task) -> None:
+        ours, theirs = self.context.Pipe(duplex=False)
+        interval = self.store.state_interval
+        arguments = (
+            theirs,
+            task,
+            self._needed(task),
+            str(self.store.folder),
+            interval,
+            self.threads,
+        )
+        process = self.context.Process(target=_work, args=arguments, daemon=True)
+        process.start()
+        theirs.close()
+        self.running[ours] = process, task, 0
+
+    def _needed(self, task: Task) -> Dataset:
+        """The data set without what the task does not look at: it travels to the process."""
+        dataset = self.found.datasets[task.data]
+        if task.kind == "train":
+            return Dataset(dataset.name, dataset.train)
+        return dataset
+
+    def _listen(self) -> None:
+        # Looks up twice a second for what another batch has finished.
+        for pipe in wait(list(self.running), timeout=0.5):
+            assert isinstance(pipe, Connection)
+            process, task, epochs = self.running[pipe]
+            try:
+                message = pipe.recv()
+            except (EOFError, OSError):
+                self._ended(pipe, "lost")
+                continue
+            if isinstance(message, int):
+                self.running[pipe] = process, task, epochs + message
+                self.bar.update(message)
+            else:
+                self._ended(pipe, message)
+
+    def _ended(self, pipe: Connection, message: str) -> None:
+        process, task, epochs = self.running.pop(pipe)
+        pipe.close()
+        process.join()
+        if message == "":
+            self.report.done.append(task.name)
+            self.bar.update(task.epochs() - epochs)
+            return
+        if message == "lost":
+            self.lost[task.name] = self.lost.get(task.name, 0) + 1
+            if self.lost[task.name] < ATTEMPTS:
+                self.waiting[task.name] = task
+                self.bar.update(-epochs)
+                return
+            message = (
+                f"its process was ended {ATTEMPTS} times from outside (exit code "
+                f"{process.exitcode}): is the memory full? Try fewer --jobs."
+            )
+        self.report.failed[str(task)] = message
+        self.bar.update(task.epochs() - epochs)
+
+
+def _cores() -> int:
+    with contextlib.suppress(AttributeError):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a batch is about, in the plain values that notebooks and the command line give.
+
+    Attributes:
+        datasets: names, separated by commas; see `d2ue datasets`.
+        data: folder of the data sets, or of the one; "" for the built-in phantoms, or to draw what
+            `results` holds without any images.
+        results: a store's folder, or folders and exports to read, separated by commas.
+        seeds: "5" for the seeds 1 to 5, or single seeds, "1,2,7".
+        backbones: those of "ae,memae,aeu" to keep; "" = the table's.
+        base: settings that the tables' rows do not set themselves.
+        n_train, n_test: so many images, drawn once with seed 0; 0 = all.
+    """
+
+    datasets: str
+    data: str = ""
+    results: str = ""
+    seeds: str = "5"
+    backbones: str = ""
+    base: TrainConfig = field(default_factory=TrainConfig)
+    n_train: int = 0
+    n_test: int = 0
+
+    @property
+    def names(self) -> list[str]:
+        """The data sets' names."""
+        return _listed(self.datasets)
+
+    @property
+    def seed_list(self) -> tuple[int, ...]:
+        """The seeds.
+
+        Raises:
+            InputError: if they are no such list.
+        """
+        try:
+            values = [int(text) for text in _listed(self.seeds)]
+        except ValueError:
+            values = []
+        if len(values) == 1 and "," not in self.seeds:
+            values = list(range(1, values[0] + 1))
+        if not values or len(set(values)) < len(values) or min(values) < 0:
+            raise InputError(
+                f"Seeds are given as their number, 5, or one by one, 1,2,7; not {self.seeds!r}."
+            )
+        return tuple(values)
+
+    def load(self, *, progress: bool = True) -> list[Dataset]:
+        """The images; none are needed, and none are loaded, to draw what is there.
+
+        Raises:
+            InputError: if a data set cannot be found or used.
+        """
+        if not self.data and not all(name in BUILT_IN for name in self.names):
+            return []
+        loaded = []
+        for name in self.names:
+            dataset = load_named(name, self.data, self.base.image_size, progress=progress)
+            train, test = dataset.train.sample(self.n_train), dataset.labelled.sample(self.n_test)
+            loaded.append(Dataset(dataset.name, train, test))
+        return loaded
+
+    def as_parameters(self, notebook: str) -> dict[str, Any]:
+        """The same as parameters of a table's notebook."""
+        values = {
+            "datasets": self.datasets,
+            "data": self.data,
+            "results": self.results,
+            "seeds": self.seeds,
+            "epochs": self.base.epochs,
+            "batch_size": self.base.batch_size,
+            "n_train": self.n_train,
+            "n_test": self.n_test,
+        }
+        return values | ({"backbones": self.backbones} if notebook == "table2" else {})
+
+    def rows(self, table: str) -> list[Row]:
+        """The rows of a table."""
+        kept = [b for b in _listed(self.backbones) if table == "table2"]
+        return rows(table, self.base, kept)
+
+
+def obtain(
+    tables: Sequence[str],
+    settings: Settings,
+    *,
+    jobs: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> tuple[dict[str, list[Cell]], Report]:
+    """The cells of some tables: what can be read is read, what is missing is trained.
+
+    Without images (`settings.data` empty and no phantoms asked for) nothing is trained, and cells
+    that no result stands for are empty.
+
+    Args:
+        tables: their names.
+        settings: what about.
+        jobs: as for `run`.
+        device: as for `run`.
+        progress: as for `run`.
+
+    Raises:
+        InputError: if data or results cannot be used.
+    """
+    places = _listed(settings.results)
+    datasets = settings.load(progress=progress)
+    report = Report()
+    if datasets:
+        if not places:
+            raise InputError("Results have to be kept somewhere: give the folder of a store.")
+        store = Store(places[0])
+        wanted = [row for table in tables for row in settings.rows(table)]
+        found = plan(wanted, datasets, settings.seed_list, store)
+        report = run(found, store, jobs=jobs, device=device, progress=progress)
+        keys: Sequence[DataKey] = found.keys
+        records = read_records(*places)
+    else:
+        records = read_records(*places)
+        known = data_keys(records.values())
+        absent = [name for name in settings.names if name not in known]
+        if absent:
+            raise InputError(
+                f"There are no results for {', '.join(absent)} in {settings.results}: give the "
+                "folder with the images to have them computed."
+            )
+        keys = [known[name] for name in settings.names]
+    cells = {
+        table: collect(settings.rows(table), records, keys, settings.seed_list) for table in tables
+    }
+    return cells, report
+
+
+def save_tables(
+    out: str,
+    settings: Settings,
+    report: Report,
+    tables: Mapping[str, pd.DataFrame],
+    figures: Mapping[str, Any],
+) -> None:
+    """Write what a table's notebook found: CSV, Markdown and PNG, and what it was made with.
+
+    Args:
+        out: the folder; made if need be.
+        settings: what the batch was about.
+        report: what became of it; failures are recorded.
+        tables: by file name without ending; long tables are laid out as the paper has them in the
+            Markdown file, verdicts as a reader wants them.
+        figures: matplotlib figures by file name without ending.
+
+    Raises:
+        InputError: if the folder cannot be written to.
+    """
+    record = {**dataclasses.asdict(settings), "failed": report.failed, "skipped": report.skipped}
+    folder = save_results(out, record, tables, figures)
+    for name, table in tables.items():
+        is_long = "AUC_by_seed" in table
+        text = markdown(layout(table, ("AUC", "AP")) if is_long else show_verdicts(table))
+        head = f"{name}: {settings.datasets}, {settings.base.epochs} epochs, seeds "
+        head += ", ".join(map(str, settings.seed_list))
+        write_text(folder / f"{name}.md", f"{head}; the settings are in parameters.json.\n\n{text}")
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def describe(found: Plan, seconds: Mapping[str, float] | float | None = None) -> list[str]:
+    """What a plan would do, a line each: for `--dry-run`."""
+    lines = []
+    for position, key in enumerate(found.keys):
+        own = [task for task in found.tasks.values() if task.data == position]
+        lines += [f"{key.name}: {task}" for task in own if task.kind == "train"]
+        scores = sum(task.kind == "score" for task in own)
+        if scores:
+            lines.append(f"{key.name}: scores of {scores} ensembles")
+    trainings = found.trainings()
+    epochs = sum(task.config.epochs for task in trainings)
+    lines.append(
+        f"{len(found.wanted)} ensembles in all, {len(found.cached)} of them cached; "
+        f"{len(trainings)} learners to train ({epochs} epochs)."
+    )
+    if isinstance(seconds, float) and trainings:
+        lines.append(f"Expected time on this machine: {duration(seconds)}.")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Such as `1 h 05 min` or `40 s`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,458 @@
+"""Scores of trained ensembles on disk: what tables are made of, small enough to travel.
+
+A **record** holds what one ensemble says of one set of test images: every image's score by every
+method and its reconstruction error, with the labels and the settings they came from. Records stand
+in a store beside the learners:
+
+    store/scores/NAME.safetensors     named by the learners' names and the test images
+
+An **export** is a zip file of records, with or without the learners' weights, and a manifest of
+SHA-256 sums. Records alone are 25 kB an ensemble where its weights are 50 MB, so that results can
+be kept with a paper, and tables drawn anew from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from d2ue.config import TrainConfig
+from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
+from d2ue.ensemble import Ensemble
+from d2ue.errors import InputError
+from d2ue.runs import (
+    Store,
+    damaged,
+    digest,
+    dump,
+    parse,
+    reading,
+    sweep,
+    versions,
+    write_file,
+    write_whole,
+    writing,
+)
+from d2ue.similarity import debiased_cka
+from d2ue.training import Learner, learner_name, name_of
+from d2ue.uncertainty import (
+    dual_map,
+    ensemble_map,
+    image_score,
+    input_gradients,
+    input_map,
+    output_map,
+)
+
+#: Raised whenever a change alters what a score is; part of every record's name.
+SCORING_VERSION = 1
+RECORD_FORMAT = "d2ue scores 1"
+EXPORT_FORMAT = "d2ue export 1"
+#: Per-image mean squared error of the learners' own reconstructions, averaged over learners.
+RECONSTRUCTION = "reconstruction"
+_MEMBER_LIMIT = 2**30  # bytes; a learner at the largest image size has 20 MB
+
+
+@dataclass(frozen=True)
+class DataKey:
+    """What results depend on of their data.
+
+    Attributes:
+        name: the data set's, as `--dataset` has it.
+        train: fingerprint of the training images.
+        test: fingerprint of the test images and their labels.
+        n_train, n_normal, n_abnormal: training images, test images of either class.
+    """
+
+    name: str
+    train: str
+    test: str
+    n_train: int
+    n_normal: int
+    n_abnormal: int
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> DataKey:
+        """The key of images at hand.
+
+        Raises:
+            InputError: if the data set has no labelled test images of both classes.
+        """
+        test = dataset.labelled
+        assert test.labels is not None
+        counts = [int((test.labels == label).sum()) for label in (NORMAL, ABNORMAL)]
+        if not all(counts):
+            raise InputError(
+                f"{dataset.name} has {counts[0]} normal and {counts[1]} abnormal test images: an "
+                "AUC needs some of both."
+            )
+        digest = hashlib.sha256(test.fingerprint.encode() + test.labels.tobytes()).hexdigest()
+        return cls(dataset.name, dataset.train.fingerprint, digest, len(dataset.train), *counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What an ensemble says of test images.
+
+    Attributes:
+        config: the ensemble's settings.
+        data: what it was trained and judged on.
+        labels: int8 [n], 0 normal, 1 abnormal.
+        scores: by method (and `RECONSTRUCTION`), float32 [n], higher = more abnormal.
+        similarity: debiased CKA of the repelled layer's features, mean over pairs of learners,
+            over the normal and over the abnormal test images; empty for a single learner.
+        made: versions of the software and device that computed it.
+    """
+
+    config: TrainConfig
+    data: DataKey
+    labels: np.ndarray
+    scores: dict[str, np.ndarray]
+    similarity: dict[str, float]
+    made: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The record's name; see `record_name`."""
+        return record_name(self.config, self.data)
+
+
+def record_name(config: TrainConfig, data: DataKey) -> str:
+    """16 hex digits of the SHA-256 of the learners' names, the test images and the scoring code."""
+    numbers = range(1, config.n_learners + 1)
+    learners = [learner_name(config, number, data.train) for number in numbers]
+    # Two layers' ensembles without repulsion are one; so are lambda 0 and "none".
+    return name_of({"learners": learners, "test": data.test, "scoring_version": SCORING_VERSION})
+
+
+def score_record(ensemble: Ensemble, test: ImageSet, data: DataKey) -> Record:
+    """Score test images by every method, in one forward and backward pass a batch.
+
+    Args:
+        ensemble: one or more learners; a single one has no disagreement to score by.
+        test: labelled images.
+        data: their key.
+
+    Raises:
+        InputError: if the images do not fit the ensemble.
+    """
+    assert test.labels is not None
+    parts: list[dict[str, torch.Tensor]] = []
+    error = {"aeu": "weighted-mse"}.get(ensemble.config.backbone, "l1")
+    for x in ensemble.batches(test.images, 64):
+        gradients, f, s = input_gradients(ensemble.network, x, error)
+        maps = {"ensemble": ensemble_map(x, f, s)}
+        if len(ensemble) > 1:
+            maps["output"] = output_map(f, s)
+            maps["dual"] = dual_map(x, f, gradients, s)
+            maps["input"] = input_map(gradients)
+        maps[RECONSTRUCTION] = (x - f).square().mean(0)
+        parts.append({key: image_score(value.double()).cpu() for key, value in maps.items()})
+    scores = {key: torch.cat([part[key] for part in parts]).float().numpy() for key in parts[0]}
+    made = {**versions(), "device": str(ensemble.device), "threads": str(torch.get_num_threads())}
+    config = ensemble.config
+    return Record(config, data, test.labels, scores, learner_similarity(ensemble, test), made)
+
+
+def learner_similarity(ensemble: Ensemble, test: ImageSet) -> dict[str, float]:
+    """Debiased CKA between learners' features, mean over pairs, by class of the images.
+
+    Returns:
+        "normal" and "abnormal", each in [-1, 1]; a class with fewer than 4 images is left out, and
+        all is for a single learner.
+    """
+    if len(ensemble) < 2 or test.labels is None:
+        return {}
+    features = ensemble.features(test.images).double()
+    i, j = np.triu_indices(len(ensemble), 1)
+    found = {}
+    for name, label in (("normal", NORMAL), ("abnormal", ABNORMAL)):
+        own = features[:, torch.from_numpy(test.labels == label)]
+        if own.shape[1] >= 4:
+            found[name] = float(debiased_cka(own[i], own[j]).mean())
+    return found
+
+
+def put_record(store: Store, record: Record) -> None:
+    """Keep a record; one that is there already stays.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    path = _path(store, record.name)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path)
+        if not path.exists():
+            write_file(path, _dump(record))
+
+
+def has_record(store: Store, name: str) -> bool:
+    """Whether a record is there, without reading it."""
+    return _path(store, name).exists()
+
+
+def get_record(store: Store, name: str) -> Record | None:
+    """A record, or None.
+
+    Raises:
+        InputError: if the file does not hold what was written.
+    """
+    path = _path(store, name)
+    if not path.exists():
+        return None
+    with reading(path):
+        return _parse(path.read_bytes(), path, name)
+
+
+def read_records(*places: str | os.PathLike[str]) -> dict[str, Record]:
+    """Every record of some stores and export files, by name.
+
+    Args:
+        places: folders of stores, or files written by `export`; a store not yet made is empty.
+
+    Raises:
+        InputError: if a file is missing, damaged or of another kind.
+    """
+    records: dict[str, Record] = {}
+    for place in map(Path, places):
+        if place.is_dir():
+            store = Store(place)
+            for path in sorted((place / "scores").glob("[0-9a-f]*.safetensors")):
+                record = get_record(store, path.stem)
+                if record is not None:
+                    records[path.stem] = record
+        elif place.suffix == ".zip" or place.exists():
+            for member, content in _members(place):
+                if member.startswith("scores/"):
+                    name = Path(member).stem
+                    records[name] = _parse(content, place / member, name)
+    return records
+
+
+def data_keys(records: Iterable[Record]) -> dict[str, DataKey]:
+    """The data sets that records are of, by name.
+
+    Raises:
+        InputError: if two different sets of images go by one name.
+    """
+    keys: dict[str, DataKey] = {}
+    for record in records:
+        known = keys.setdefault(record.data.name, record.data)
+        if known != record.data:
+            raise InputError(
+                f"The results hold two different sets of images named {known.name!r} "
+                f"({known.n_train} and {record.data.n_train} for training): give one of them "
+                "another name, or say which images are meant by giving their folder."
+            )
+    return keys
+
+
+def export(
+    store: Store,
+    file: str | os.PathLike[str],
+    names: Sequence[str] | None = None,
+    *,
+    weights: bool = False,
+) -> int:
+    """Write records of a store into one zip file; equal records give an equal file.
+
+    Args:
+        store: where they stand.
+        file: the zip file, written whole or not at all.
+        names: which records; None = all.
+        weights: whether the learners go along (17 MB each at 64 x 64).
+
+    Returns:
+        How many records were written.
+
+    Raises:
+        InputError: if a record or learner is missing or damaged, or the file cannot be written.
+    """
+    if names is None:
+        names = [path.stem for path in (store.folder / "scores").glob("[0-9a-f]*.safetensors")]
+    if not names:
+        raise InputError(f"{store.folder} holds no scores yet: there is nothing to export.")
+    path = Path(file)
+    with writing(path), write_whole(path) as target, zipfile.ZipFile(target, "w") as packed:
+        sums = {}
+        for member, content in _exported(store, sorted(set(names)), weights):
+            sums[member] = hashlib.sha256(content).hexdigest()
+            _pack(packed, member, content)
+        manifest = json.dumps({"format": EXPORT_FORMAT, "files": sums}, indent=1) + "\n"
+        _pack(packed, "manifest.json", manifest.encode())
+    return len(set(names))
+
+
+def _exported(store: Store, names: Sequence[str], weights: bool) -> Iterator[tuple[str, bytes]]:
+    """The files of an export, one at a time: with weights they are many gigabytes."""
+    learners: dict[str, None] = {}
+    for name in names:
+        record = get_record(store, name)
+        if record is None:
+            raise InputError(f"{store.folder} has no scores named {name}.")
+        yield f"scores/{name}.safetensors", _dump(record)
+        for number in range(1, record.config.n_learners + 1) if weights else ():
+            learners[learner_name(record.config, number, record.data.train)] = None
+    for learner in learners:
+        if store.get(learner) is None:  # which also checks it
+            raise InputError(
+                f"{store.folder} has scores of learner {learner} without its weights: export "
+                "scores only."
+            )
+        for part in ("learner.json", "weights.safetensors"):
+            content = (store.folder / "learners" / learner / part).read_bytes()
+            yield f"learners/{learner}/{part}", content
+
+
+def _pack(packed: zipfile.ZipFile, member: str, content: bytes) -> None:
+    # A fixed date: the same results are the same bytes. Trained weights do not get smaller.
+    kind = zipfile.ZIP_STORED if member.endswith("weights.safetensors") else zipfile.ZIP_DEFLATED
+    packed.writestr(zipfile.ZipInfo(member), content, kind, 9)
+
+
+def import_into(store: Store, file: str | os.PathLike[str]) -> int:
+    """Take the records and learners of an export into a store; what is there already stays.
+
+    Everything is checked against the manifest, and parsed, before the first file is written.
+
+    Returns:
+        How many records the file holds.
+
+    Raises:
+        InputError: if the file is missing, damaged or of another kind; the store is then untouched.
+    """
+    path = Path(file)
+    for _ in _parts(path):
+        pass
+    records = 0
+    for part in _parts(path):
+        if isinstance(part, Record):
+            put_record(store, part)
+            records += 1
+        else:
+            store.put(*part)
+    return records
+
+
+def _parts(path: Path) -> Iterator[Record | tuple[str, dict[str, Any], Learner]]:
+    """The records and learners of an export, checked."""
+    manifest = b""
+    for member, content in _members(path):
+        kind, name = member.split("/")[:2]
+        if kind == "scores":
+            yield _parse(content, path / member, Path(name).stem)
+        elif member.endswith("learner.json"):
+            manifest = content  # its weights come next
+        else:
+            settings, learner = Store.check(name, manifest, content, path)
+            yield name, settings, learner
+
+
+_MEMBER = re.compile(
+    r"scores/[0-9a-f]{16}\.safetensors|learners/[0-9a-f]{16}/(learner\.json|weights\.safetensors)"
+)
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The files of an export, each checked against the manifest; nothing is unpacked to disk."""
+    try:
+        with reading(path), zipfile.ZipFile(path) as packed:
+            if max((info.file_size for info in packed.infolist()), default=0) > _MEMBER_LIMIT:
+                raise damaged(path)
+            manifest = json.loads(packed.read("manifest.json"))
+            if manifest.get("format") != EXPORT_FORMAT:
+                raise InputError(f"{path} was not written by this program: give another file.")
+            sums = dict(manifest["files"])
+            if sorted(packed.namelist()) != sorted(["manifest.json", *sums]):
+                raise damaged(path)
+            if not all(_MEMBER.fullmatch(member) for member in sums):
+                raise damaged(path)
+            for member in sorted(sums):  # learner.json comes before weights.safetensors
+                unpacked = packed.read(member)
+                if hashlib.sha256(unpacked).hexdigest() != sums[member]:
+                    raise damaged(path)
+                yield member, unpacked
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        UnicodeDecodeError,
+        json.JSONDecodeError,
+    ) as error:
+        raise damaged(path) from error
+
+
+def _path(store: Store, name: str) -> Path:
+    return store.folder / "scores" / f"{name}.safetensors"
+
+
+def _dump(record: Record) -> bytes:
+    tensors = {f"scores.{key}": torch.from_numpy(value) for key, value in record.scores.items()}
+    tensors["labels"] = torch.from_numpy(record.labels.astype(np.int8))
+    about = {
+        "config": record.config.as_dict(),
+        "data": record.data.__dict__,
+        "similarity": record.similarity,
+        "made": record.made,
+    }
+    # As tensors, not as the header's texts: the order of several texts there is not fixed, and
+    # equal records shall be equal files.
+    tensors["about"] = _bytes_tensor(json.dumps(about, sort_keys=True).encode())
+    tensors["sha256"] = _bytes_tensor(bytes.fromhex(digest(tensors)))
+    return dump(tensors, {"format": RECORD_FORMAT})
+
+
+def _bytes_tensor(content: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+def _parse(content: bytes, path: Path, name: str) -> Record:
+    tensors, _ = parse(content, path, RECORD_FORMAT)
+    try:
+        sha256 = tensors.pop("sha256").numpy().tobytes().hex()
+        if sha256 != digest(tensors):
+            raise damaged(path)
+        about = json.loads(tensors.pop("about").numpy().tobytes())
+        labels = tensors.pop("labels").numpy()
+        scores = {key.removeprefix("scores."): value.numpy() for key, value in tensors.items()}
+        record = Record(
+            TrainConfig(**about["config"]),
+            DataKey(**about["data"]),
+            labels,
+            scores,
+            {str(key): float(value) for key, value in about["similarity"].items()},
+            {str(key): str(value) for key, value in about["made"].items()},
+        )
+        n = record.data.n_normal + record.data.n_abnormal
+        sound = (
+            labels.dtype == np.int8
+            and labels.shape == (n,)
+            and int((labels == ABNORMAL).sum()) == record.data.n_abnormal
+            and int((labels == NORMAL).sum()) == record.data.n_normal
+            and {"ensemble", RECONSTRUCTION} <= set(scores)
+            and all(v.shape == (n,) and v.dtype == np.float32 for v in scores.values())
+            and all(np.isfinite(v).all() for v in scores.values())
+        )
+        own_name = record.name
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise damaged(path) from error
+    if not sound or own_name != name:
+        raise damaged(path)
+    return record

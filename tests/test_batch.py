@@ -1,0 +1,485 @@
+"""Batches: every learner trained once, whatever is stopped; only what changed is run again."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from d2ue.datasets.types import Dataset, ImageSet
+from d2ue.experiments import batch
+from d2ue.experiments.tables import Row, rows
+from d2ue.results import DataKey, get_record, read_records, record_name
+from d2ue.runs import Store
+from d2ue.training import learner_name, train_ensemble
+from d2ue.uncertainty import image_scores
+
+TEST = 12
+
+
+@pytest.fixture(scope="session")
+def dataset(draw_images):
+    """20 images to train on; 12 to test on, the second half of them brighter."""
+    train = ImageSet(draw_images(20), tuple(f"train {i}" for i in range(20)))
+    pixels = draw_images(TEST, seed=1)
+    pixels[TEST // 2 :] = np.clip(pixels[TEST // 2 :].astype(int) + 40, 0, 255)
+    labels = np.repeat([0, 1], TEST // 2).astype(np.int8)
+    return Dataset(
+        "waves", train, ImageSet(pixels, tuple(f"test {i}" for i in range(TEST)), labels)
+    )
+
+
+@pytest.fixture(scope="session")
+def base(tiny):
+    return tiny(n_learners=3)
+
+
+def table2(base, backbones=("ae",)):
+    return rows("table2", base, backbones)
+
+
+def learners_of(plan):
+    return {task.name for task in plan.trainings()}
+
+
+def trained_in(folder):
+    """Names of learners by the journal's lines, in order."""
+    lines = (Path(folder) / "journal.txt").read_text().splitlines()
+    assert all(line.endswith(" trained") for line in lines), lines
+    return [line.split()[-2] for line in lines]
+
+
+# --- what has to be done ---
+
+
+@pytest.mark.parametrize(
+    ("table", "learners", "ensembles"),
+    [
+        # AE, MemAE: one learner each; AEU: three, and two that repel; AE: two that repel
+        ("table1", 1 + 1 + 3 + 2 + 2, 6),
+        # a backbone: three without repulsion, two with it; eight rows, two ensembles
+        ("table2", 3 * (3 + 2), 3 * 2),
+        # one first learner; two more for each of seven similarities
+        ("table3", 1 + 7 * 2, 7),
+        ("lambda", 1 + 5 * 2, 5),
+        ("learners", 8 + 7, 7 + 7),
+    ],
+)
+def test_cells_share_what_they_can(table, learners, ensembles, base, dataset, tmp_path):
+    plan = batch.plan(rows(table, base), [dataset], [1], Store(tmp_path))
+    assert len(plan.trainings()) == learners
+    assert len(plan.wanted) == ensembles
+    two = batch.plan(rows(table, base), [dataset], [1, 2], Store(tmp_path))
+    assert len(two.trainings()) == 2 * learners
+
+
+def test_the_layer_ablation_has_all_nine_layers_at_the_papers_size(draw_images, tmp_path):
+    images = ImageSet(draw_images(70, 64), tuple(map(str, range(70))), np.arange(70) % 2)
+    small = Dataset("waves", images, images)
+    plan = batch.plan(rows("layer"), [small], [1], Store(tmp_path))
+    assert len(plan.trainings()) == 1 + 9 * 2 * 2
+    assert {task.config.layer for task in plan.trainings()} == set(
+        ["en1", "en2", "en3", "en4", "z", "de4", "de3", "de2", "de1"]
+    )
+
+
+def test_tables_share_learners_with_each_other(base, dataset, tmp_path):
+    both = [*table2(base), *rows("lambda", base), *rows("table3", base)]
+    plan = batch.plan(both, [dataset], [1], Store(tmp_path))
+    # table 2 is in both others: lambda adds 3 weights, table 3 adds 5 similarities
+    assert len(plan.trainings()) == 5 + 3 * 2 + 5 * 2
+
+
+def test_learners_wait_for_their_seniors_only_where_they_repel(base, dataset, tmp_path):
+    plan = batch.plan(table2(base), [dataset], [1], Store(tmp_path))
+    names = [learner_name(base.replace(seed=1), k, dataset.train.fingerprint) for k in (1, 2, 3)]
+    assert plan.tasks[names[2]].needs == {names[0], names[1]}
+    free = [t for t in plan.trainings() if not t.config.repels]
+    assert len(free) == 3 and not any(task.needs for task in free)
+
+
+def test_a_data_set_without_labels_is_refused(base, dataset, tmp_path, refused):
+    with refused("no labelled test images"):
+        batch.plan(table2(base), [Dataset("plain", dataset.train)], [1], Store(tmp_path))
+
+
+# --- doing it ---
+
+
+@pytest.fixture(scope="session")
+def undisturbed(base, dataset, tmp_path_factory):
+    """The store of a batch to which nothing happened: one job, in this process."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    store = Store(folder, state_interval=0)
+    plan = batch.plan(table2(base), [dataset], [1], store)
+    report = batch.run(plan, store, jobs=1, progress=False)
+    assert len(report.done) == 5 + 2 and not report.failed and not report.skipped
+    return folder
+
+
+def contents(folder):
+    """Weights and scores by path: all that a result is."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(Path(folder).rglob("*.safetensors"))
+        if "states" not in path.parts
+    }
+
+
+def test_a_batch_is_training_and_scoring_one_by_one(undisturbed, base, dataset):
+    config = base.replace(seed=1)
+    ensemble = train_ensemble(config, dataset.train, device="cpu", progress=False)
+    record = get_record(Store(undisturbed), record_name(config, DataKey.of(dataset)))
+    for method in ("ensemble", "output", "dual", "input"):
+        own = image_scores(ensemble, dataset.test.images, method).astype(np.float32)
+        np.testing.assert_array_equal(record.scores[method], own)
+    x = dataset.test.images / 127.5 - 1
+    errors = np.square(ensemble.reconstruct(dataset.test.images).numpy() - x).mean((0, 2, 3, 4))
+    np.testing.assert_allclose(record.scores["reconstruction"], errors, rtol=1e-4)
+    np.testing.assert_array_equal(record.labels, dataset.test.labels)
+
+
+def test_processes_side_by_side_give_the_same_bits(undisturbed, base, dataset, tmp_path):
+    store = Store(tmp_path / "s")
+    plan = batch.plan(table2(base), [dataset], [1], store)
+    report = batch.run(plan, store, jobs=2, progress=False)
+    assert sorted(report.done) == sorted(plan.tasks) and not report.failed
+    threads = os.cpu_count() // 2 or 1
+    if threads == 1:  # else these processes have more threads than this one, and round otherwise
+        assert contents(tmp_path / "s") == contents(undisturbed)
+    assert sorted(trained_in(tmp_path / "s")) == sorted(learners_of(plan))
+
+
+def test_what_is_there_is_not_run_again(undisturbed, base, dataset):
+    store = Store(undisturbed)
+    plan = batch.plan(table2(base), [dataset], [1], store)
+    assert not plan.tasks and plan.cached == plan.wanted
+    report = batch.run(plan, store, jobs=1, progress=False)
+    assert report.cached == 2 and not report.done
+
+
+@pytest.mark.parametrize(
+    ("change", "learners", "ensembles"),
+    [
+        ({"repulsion_weight": 2.0}, 2, 1),  # the two that repel
+        ({"layer": "en2"}, 2, 1),
+        ({"n_learners": 4}, 2, 2),  # one more in either ensemble
+        ({"epochs": 3}, 5, 2),
+        ({"batch_size": 4}, 5, 2),
+        ({"memory_slots": 3}, 0, 0),  # acts on MemAE alone
+    ],
+)
+def test_one_setting_changed_reruns_what_depends_on_it(
+    change, learners, ensembles, undisturbed, base, dataset
+):
+    changed = table2(base.replace(**change))
+    plan = batch.plan(changed, [dataset], [1], Store(undisturbed))
+    assert len(plan.trainings()) == learners
+    assert len(plan.tasks) - learners == ensembles
+
+
+def test_other_images_rerun_everything_and_other_labels_only_the_scores(
+    undisturbed, base, dataset, draw_set
+):
+    other = Dataset("waves", draw_set(20, seed=5), dataset.test)
+    assert len(batch.plan(table2(base), [other], [1], Store(undisturbed)).trainings()) == 5
+    test = dataset.test
+    swapped = ImageSet(test.images, test.names, 1 - test.labels)
+    plan = batch.plan(
+        table2(base), [Dataset("waves", dataset.train, swapped)], [1], Store(undisturbed)
+    )
+    assert not plan.trainings() and len(plan.tasks) == 2
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_failed_cell_does_not_stop_the_others(jobs, base, dataset, tmp_path):
+    hopeless = base.replace(learning_rate=1e25, seed=1)
+    wanted = [*table2(base), Row("hopeless", "", hopeless, "dual", {}, {})]
+    store = Store(tmp_path)
+    plan = batch.plan(wanted, [dataset], [1], store)
+    report = batch.run(plan, store, jobs=jobs, progress=False)
+    (sentence,) = report.failed.values()
+    assert "stopped being finite" in sentence
+    assert len(report.skipped) == 3  # its learners 2 and 3, and its scores
+    assert len(report.done) == 5 + 2
+    assert len(read_records(tmp_path)) == 2
+
+
+def test_dry_runs_say_what_would_run(base, dataset, tmp_path, undisturbed):
+    plan = batch.plan(table2(base), [dataset], [1], Store(tmp_path))
+    lines = batch.describe(plan, batch.seconds_for(plan, jobs=1, device="cpu"))
+    assert "waves: learner 2 of ae, seed 1, cka at z, lambda 1" in lines
+    assert "waves: scores of 2 ensembles" in lines
+    assert "2 ensembles in all, 0 of them cached; 5 learners to train (10 epochs)." in lines
+    assert lines[-1].startswith("Expected time on this machine: ")
+    assert not list(tmp_path.iterdir())
+    done = batch.describe(batch.plan(table2(base), [dataset], [1], Store(undisturbed)))
+    assert done == ["2 ensembles in all, 2 of them cached; 0 learners to train (0 epochs)."]
+
+
+# --- stopped ---
+
+SCRIPT = """
+import multiprocessing, os, pickle, random, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from d2ue.datasets.types import Dataset, ImageSet
+from d2ue.config import TrainConfig
+from d2ue.experiments import batch
+from d2ue.experiments.tables import rows
+from d2ue.runs import Store
+import json, numpy as np
+
+base = TrainConfig(**json.loads(sys.argv[1]))
+arrays = np.load(sys.argv[2])
+names = lambda n: tuple(map(str, range(n)))
+dataset = Dataset("waves", ImageSet(arrays["train"], names(len(arrays["train"]))),
+    ImageSet(arrays["test"], names(len(arrays["test"])), arrays["labels"]))
+folder = Path(sys.argv[3])
+wanted = rows("table2", base, ["ae"])
+
+def work(folder=folder, jobs=1):
+    store = Store(folder, state_interval=0)
+    plan = batch.plan(wanted, [dataset], [1], store)
+    report = batch.run(plan, store, jobs=jobs, progress=False)
+    assert not report.failed and not report.skipped, report
+
+def forked(target):
+    process = multiprocessing.get_context("fork").Process(target=target)
+    process.start()
+    return process
+"""
+
+RENAMES = """
+wanted = [row for row in wanted if row.config.repels]
+
+def killed_at(k, when):
+    calls = [0]
+    def wrap(original):
+        def call(*args, **kwargs):
+            calls[0] += 1
+            if calls[0] == k and when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = original(*args, **kwargs)
+            if calls[0] == k:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+        return call
+    os.replace, os.rename = wrap(os.replace), wrap(os.rename)
+    work(folder / f"{k}-{when}")
+
+k, going = 0, True
+while going:
+    k += 1
+    for when in ("before", "after"):
+        process = forked(lambda: killed_at(k, when))
+        process.join()
+        going = process.exitcode == -signal.SIGKILL
+        assert going or process.exitcode == 0
+        if going:
+            process = forked(lambda: work(folder / f"{k}-{when}"))
+            process.join()
+            assert process.exitcode == 0
+print(k - 1)
+"""
+
+RANDOM = """
+wanted = [row for row in wanted if row.config.repels]
+random.seed(0)
+kills = 0
+while kills < 20:
+    process = forked(work)
+    process.join(random.uniform(0.1, 0.6))
+    assert process.exitcode is None, f"the work was done after {kills} kills"
+    process.kill()
+    process.join()
+    kills += process.exitcode == -signal.SIGKILL
+process = forked(work)
+process.join()
+print(kills, process.exitcode)
+"""
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked here")
+
+
+@pytest.fixture
+def in_a_process(base, dataset, tmp_path):
+    """Runs SCRIPT with some more lines in a process of its own; what it printed, and its folder."""
+
+    def call(lines, **changes):
+        arrays = {"train": dataset.train.images, "test": dataset.test.images}
+        np.savez(tmp_path / "arrays.npz", **arrays, labels=dataset.test.labels)
+        folder = tmp_path / "base"
+        folder.mkdir()
+        settings = json.dumps(base.replace(**changes).as_dict())
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT + lines, settings, tmp_path / "arrays.npz", folder],
+            capture_output=True,
+            text=True,
+            timeout=500,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout, folder
+
+    return call
+
+
+@needs_fork
+def test_killed_before_and_after_every_rename(in_a_process, undisturbed):
+    printed, folder = in_a_process(RENAMES, n_learners=2)
+    # two learners: a state after the first of two epochs, two files, their folder; one record
+    assert int(printed) == 2 * (1 + 2 + 1) + 1
+    wanted = contents(folder / f"{int(printed) + 1}-before")  # where there was nothing to kill
+    assert len(wanted) == 2 + 1
+    of_three = contents(undisturbed)
+    assert all(of_three[path] == wanted[path] for path in wanted if path.startswith("learners"))
+    stores = sorted(folder.iterdir())
+    assert len(stores) == 2 * int(printed) + 2
+    for store in stores:
+        assert contents(store) == wanted, store.name
+        names = trained_in(store)
+        assert len(names) == len(set(names)), store.name
+
+
+@needs_fork
+def test_killed_at_random_twenty_times(in_a_process, dataset, base, tmp_path):
+    """The end is the undisturbed one, bit for bit, and no finished learner is trained again."""
+    longer = {"epochs": 60, "n_learners": 2}
+    printed, folder = in_a_process(RANDOM, **longer)
+    assert printed.split() == ["20", "0"]
+    wanted = [row for row in table2(base.replace(**longer)) if row.config.repels]
+    store = Store(tmp_path / "whole", state_interval=3600)
+    batch.run(batch.plan(wanted, [dataset], [1], store), store, jobs=1, progress=False)
+    assert contents(folder) == contents(tmp_path / "whole")
+    names = trained_in(folder)
+    assert len(names) == len(set(names))  # a kill may cut off a line, never add one
+
+
+@needs_fork
+def test_two_batches_at_once_share_the_work(in_a_process, undisturbed):
+    lines = """
+processes = [forked(lambda: work(folder, 2)) for _ in range(2)]
+for process in processes:
+    process.join()
+print([process.exitcode for process in processes])
+"""
+    printed, folder = in_a_process(lines)
+    assert printed.strip() == "[0, 0]"
+    assert contents(folder).keys() == contents(undisturbed).keys()
+    names = trained_in(folder)
+    assert len(names) == len(set(names)) == 5
+
+
+def test_a_worker_that_is_killed_is_started_again(base, dataset, tmp_path, monkeypatch):
+    """From outside, as when memory runs out: the task is tried again, and goes on."""
+    killed = []
+
+    class Watching(batch._Processes):
+        def _launch(self, task):
+            super()._launch(task)
+            if not killed:
+                process = list(self.running.values())[-1][0]
+                killed.append(process.pid)
+                os.kill(process.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(batch, "_Processes", Watching)
+    store = Store(tmp_path)
+    plan = batch.plan(table2(base), [dataset], [1], store)
+    report = batch.run(plan, store, jobs=2, progress=False)
+    assert killed and not report.failed and sorted(report.done) == sorted(plan.tasks)
+
+
+def test_a_worker_killed_every_time_is_given_up_with_a_sentence(
+    base, dataset, tmp_path, monkeypatch
+):
+    class Cruel(batch._Processes):
+        def _launch(self, task):
+            super()._launch(task)
+            if task.number == 1:
+                os.kill(list(self.running.values())[-1][0].pid, signal.SIGKILL)
+
+    monkeypatch.setattr(batch, "_Processes", Cruel)
+    store = Store(tmp_path)
+    plan = batch.plan(table2(base), [dataset], [1], store)
+    report = batch.run(plan, store, jobs=2, progress=False)
+    (sentence,) = report.failed.values()
+    assert f"{batch.ATTEMPTS} times" in sentence
+    assert len(report.done) == 2  # learners 2 and 3 without repulsion need nobody
+
+
+def test_no_process_is_left_behind_when_a_batch_is_interrupted(
+    base, dataset, tmp_path, monkeypatch
+):
+    started = []
+
+    class Interrupted(batch._Processes):
+        def _listen(self):
+            started.extend(process for process, _, _ in self.running.values())
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "_Processes", Interrupted)
+    store = Store(tmp_path)
+    plan = batch.plan(table2(base.replace(epochs=1000)), [dataset], [1], store)
+    with pytest.raises(KeyboardInterrupt):
+        batch.run(plan, store, jobs=2, progress=False)
+    assert started and not any(process.is_alive() for process in started)
+
+
+# --- settings as texts ---
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("3", (1, 2, 3)), ("2,7", (2, 7)), ("0,", (0,)), (" 4 , 1 ", (4, 1))]
+)
+def test_seeds(text, seeds):
+    assert batch.Settings("phantom", seeds=text).seed_list == seeds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1,1", "x", "1.5", "1,-2"])
+def test_seeds_that_are_none_are_refused(text, refused):
+    with refused("5", "1,2,7"):
+        _ = batch.Settings("phantom", seeds=text).seed_list
+
+
+def test_results_are_drawn_without_images(undisturbed, base):
+    settings = batch.Settings("waves", results=str(undisturbed), seeds="2", base=base)
+    cells, report = batch.obtain(["table2", "table1"], settings)
+    run = [cell for cell in cells["table2"] if cell.records]
+    assert len(run) == 8 and {tuple(cell.records) for cell in run} == {(1,)}
+    assert len([cell for cell in cells["table1"] if cell.records]) == 1  # Ours (AE)
+    assert not report.done
+
+
+def test_results_that_are_not_there_are_told(undisturbed, base, refused):
+    settings = batch.Settings("rsna", results=str(undisturbed), base=base)
+    with refused("no results for rsna", "folder with the images"):
+        batch.obtain(["table2"], settings)
+
+
+def test_two_sets_of_images_of_one_name_are_not_mixed(
+    undisturbed, base, dataset, draw_set, tmp_path, refused
+):
+    store = Store(tmp_path)
+    other = Dataset("waves", draw_set(24, seed=5), dataset.test)
+    single = [row for row in rows("table1", base) if row.label == "AE"]
+    batch.run(batch.plan(single, [other], [1], store), store, jobs=1, progress=False)
+    places = f"{undisturbed},{tmp_path}"
+    with refused("two different sets of images named 'waves'"):
+        batch.obtain(["table1"], batch.Settings("waves", results=places, base=base))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU on this machine")
+def test_a_batch_on_a_gpu(base, dataset, tmp_path):
+    store = Store(tmp_path)
+    plan = batch.plan(table2(base, ("ae", "aeu")), [dataset], [1, 2], store)
+    report = batch.run(plan, store, device="cuda", progress=False)
+    assert sorted(report.done) == sorted(plan.tasks) and not report.failed
+    assert multiprocessing.active_children() == []
