@@ -16,8 +16,7 @@ from typing import Annotated
 import typer
 
 from d2ue.config import METHODS, ScoreConfig, TrainConfig
-from d2ue.datasets import BUILT_IN, Dataset, ImageSet, download, load, load_images, overview
-from d2ue.datasets.registry import ZENODO
+from d2ue.datasets import BUILT_IN, Dataset, ImageSet, load, load_images
 from d2ue.ensemble import resolve_device
 from d2ue.errors import D2UEError, InputError
 from d2ue.runs import Store, check_run_folder, fit_run, load_run, write_text
@@ -143,6 +142,7 @@ def score(
 
 @app.command()
 def reproduce(
+    context: typer.Context,
     name: Annotated[
         str,
         typer.Argument(help="quickstart, table1, table2, table3, ablations; all = the last four"),
@@ -166,6 +166,10 @@ def reproduce(
     store: Annotated[
         Path, typer.Option(help="folder where learners and scores are kept, and found again")
     ] = Path("results/store"),
+    scores: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="draw from an export; no images, nothing is trained"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="results; default: results/NAME")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="say what would run and how long it takes")
@@ -181,12 +185,13 @@ def reproduce(
     the defaults are the paper's settings. A command that was stopped goes on where it was.
     """
     from d2ue.experiments import batch
-    from d2ue.experiments.tables import TABLES
+    from d2ue.experiments.tables import TABLES, departures
     from d2ue.reproduce import TABLE_NOTEBOOKS, find_notebook, parse_assignments, run_notebook
 
     given = parse_assignments(parameter or [])
     if name not in TABLES:
         source = find_notebook(name)
+        _only_for_tables(context, name)
         if data is not None:
             # The notebook runs in its own folder, so a relative path would lead elsewhere.
             given["data"] = data if data in BUILT_IN else str(Path(data).resolve())
@@ -196,7 +201,7 @@ def reproduce(
     settings = batch.Settings(
         datasets=",".join(dataset or ["phantom"]),
         data="" if data is None else str(Path(data).resolve()),
-        results=str(store.resolve()),
+        results=str((store if scores is None else scores).resolve()),
         seeds=seeds,
         backbones=backbones,
         base=TrainConfig(epochs=epochs, batch_size=batch_size),
@@ -205,61 +210,46 @@ def reproduce(
     )
     processes = _jobs(jobs)
     resolve_device(device)
-    datasets = settings.load()
-    if not datasets:
-        raise InputError(
-            f"Where do the images of {settings.datasets} lie? Give their folder with --data "
-            "('d2ue datasets' says how to get them)."
+    notebooks = TABLE_NOTEBOOKS if name == "all" else (name,)
+    sources = {each: find_notebook(each) for each in notebooks}  # before hours of training
+    report = batch.Report()
+    if scores is None:
+        datasets = settings.load()
+        if not datasets:
+            raise InputError(
+                f"Where do the images of {settings.datasets} lie? Give their folder with --data; "
+                "'d2ue datasets' says how to get them."
+            )
+        kept = Store(store)
+        wanted = [row for table in TABLES[name] for row in settings.rows(table)]
+        plan = batch.plan(wanted, datasets, settings.seed_list, kept)
+        if dry_run:
+            for line in batch.describe(plan, batch.seconds_for(plan, processes, device)):
+                typer.echo(line)
+            return
+        report = batch.run(plan, kept, jobs=processes, device=device)
+        typer.echo(
+            f"{store}: {len(plan.wanted)} ensembles, {report.cached} of them cached; "
+            f"{len(report.done)} learners trained or ensembles scored."
         )
-    wanted = [row for table in TABLES[name] for row in settings.rows(table)]
-    kept = Store(store)
-    plan = batch.plan(wanted, datasets, settings.seed_list, kept)
-    if dry_run:
-        for line in batch.describe(plan, batch.seconds_for(plan, processes, device)):
-            typer.echo(line)
-        return
-    report = batch.run(plan, kept, jobs=processes, device=device)
-    typer.echo(
-        f"{store}: {len(plan.wanted)} ensembles, {report.cached} of them cached, "
-        f"{len(report.done)} learners and ensembles trained or scored."
-    )
+        for key in plan.keys:
+            if apart := departures(key, settings.base):
+                typer.echo(f"{key.name}: not the paper's numbers ({', '.join(apart)}).")
     folder = out or Path("results") / name
-    for each in TABLE_NOTEBOOKS if name == "all" else (name,):
+    for each, source in sources.items():
         target = run_notebook(
-            find_notebook(each),
+            source,
             folder / each if name == "all" else folder,
             {**settings.as_parameters(each), "device": device, "jobs": processes, **given},
         )
         typer.echo(f"{target}: open it with 'jupyter lab'; its pictures and tables lie beside it.")
     for task, sentence in report.failed.items():
         typer.echo(f"failed: {task}: {sentence}", err=True)
-    if report.skipped:
-        typer.echo(f"not run, because they need one of these: {len(report.skipped)}", err=True)
     if report.failed:
         raise D2UEError(
-            f"{len(report.failed)} of the trainings and scorings failed; everything else was done. "
-            "The same command tries them again."
+            f"{len(report.failed)} trainings or scorings failed, {len(report.skipped)} that need "
+            "them were not run, all else was done; the same command tries them again."
         )
-
-
-@app.command("datasets")
-def list_datasets() -> None:
-    """List the data sets that have a name: what they are, their terms, how to get them."""
-    typer.echo(overview())
-
-
-@app.command("download")
-def download_dataset(
-    name: Annotated[str, typer.Argument(help="which; 'd2ue datasets' lists them")],
-    to: Annotated[Path, typer.Option(metavar="FOLDER", help="it comes to lie in FOLDER/NAME")] = (
-        Path("data")
-    ),
-    base_url: Annotated[
-        str, typer.Option(metavar="URL", help="a mirror that serves the Zenodo record")
-    ] = ZENODO,
-) -> None:
-    """Fetch one of the paper's data sets from Zenodo (for academic use), checked and extracted."""
-    typer.echo(f"{download(name, to, base_url=base_url)}: {name} is there, whole.")
 
 
 @app.command()
@@ -315,6 +305,18 @@ def main(arguments: list[str] | None = None) -> None:
     if code == INTERRUPTED:  # which is also what typer makes of Ctrl-C
         _stop("interrupted; the same command goes on from the last state kept.", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _only_for_tables(context: typer.Context, name: str) -> None:
+    """Refuse options that would go unheeded."""
+    heeded = {"name", "data", "out", "parameter"}
+    for option in context.params.keys() - heeded:
+        source = context.get_parameter_source(option)
+        if source is not None and source.name == "COMMANDLINE":
+            raise InputError(
+                f"--{option.replace('_', '-')} is for the tables; {name} takes its settings as "
+                "-p NAME=VALUE."
+            )
 
 
 def _jobs(text: str) -> int:

@@ -22,8 +22,8 @@
 
 # %% tags=["parameters"]
 datasets: str = "brain-mri"  # names, separated by commas, see the command d2ue datasets
-data: str = ""  # folder of the images, what is missing is then trained; empty to draw the results
-results: str = "../figures/scores/brain-mri.zip"  # store to train into, or stores and exports to read
+data: str = ""  # folder of the images, to train what is missing; empty to draw the results
+results: str = "../figures/scores/brain-mri.zip"  # store to train into, or export to read
 seeds: str = "3"  # how many, or which, separated by commas
 epochs: int = 250  # passes over the training images
 batch_size: int = 64  # images a step
@@ -42,10 +42,15 @@ from d2ue import TrainConfig, plotting
 from d2ue import experiments as ex
 
 settings = ex.Settings(
-    datasets, data, results, seeds,
-    base=TrainConfig(epochs=epochs, batch_size=batch_size), n_train=n_train, n_test=n_test,
+    datasets,
+    data,
+    results,
+    seeds,
+    base=TrainConfig(epochs=epochs, batch_size=batch_size),
+    n_train=n_train,
+    n_test=n_test,
 )
-cells, report = ex.obtain(['table3'], settings, jobs=jobs, device=device, progress=progress)
+cells, report = ex.obtain(["table3"], settings, jobs=jobs, device=device, progress=progress)
 
 # %% [markdown]
 # ## What each similarity cannot be fooled by
@@ -75,13 +80,13 @@ for line in ex.about(cells["table3"]):
 print("The paper, on RSNA:", ", ".join(f"{k} {v}" for k, v in ex.PAPER_TABLE3.items()))
 
 # %%
-figure = plotting.table_dots(table, "Table 3")
+figure = plotting.table_dots(table, f"Table 3: {settings}")
 plt.show()
 
 # %% [markdown]
 # ## The ranking, tested
 #
-# Two plain sentences on the statistics. An interval says where the mean AUC would fall with other test images of the same kind (DeLong's variance, of placement values averaged over seeds) and, from five seeds on, with other seeds too; under five it is of images only and labelled so, and a verdict then also asks that every seed points the same way. Verdicts are of paired comparisons by seed and by image, corrected for the number of claims made of one table on one data set (Holm).
+# Two plain sentences on the statistics. An interval says where the mean AUC would fall with other test images of the same kind (DeLong's variance, of placement values averaged over seeds) and, from five seeds on, with other seeds too; under five it is of images only and labelled so, a verdict then also asks that every seed points the same way, and with other seeds it may still turn out otherwise. Verdicts are of paired comparisons by seed and by image, corrected for the number of claims made of one table on one data set (Holm).
 #
 # Which images are of one patient is not known, so they count as independent here, and the intervals are narrower than they ought to be.
 
@@ -91,7 +96,12 @@ display(Markdown(ex.markdown(ex.show_verdicts(verdicts))))
 
 # %%
 ex.save_tables(
-    out, settings, report, {"table3": table, "table3_verdicts": verdicts}, {"table3": figure}
+    out,
+    "13_table3",
+    settings,
+    report,
+    {"table3": table, "table3_verdicts": verdicts},
+    {"table3": figure},
 )
 
 # %% [markdown]

@@ -22,8 +22,8 @@
 
 # %% tags=["parameters"]
 datasets: str = "brain-mri"  # names, separated by commas, see the command d2ue datasets
-data: str = ""  # folder of the images, what is missing is then trained; empty to draw the results
-results: str = "../figures/scores/brain-mri.zip"  # store to train into, or stores and exports to read
+data: str = ""  # folder of the images, to train what is missing; empty to draw the results
+results: str = "../figures/scores/brain-mri.zip"  # store to train into, or export to read
 seeds: str = "3"  # how many, or which, separated by commas
 epochs: int = 250  # passes over the training images
 batch_size: int = 64  # images a step
@@ -42,10 +42,17 @@ from d2ue import TrainConfig, plotting
 from d2ue import experiments as ex
 
 settings = ex.Settings(
-    datasets, data, results, seeds,
-    base=TrainConfig(epochs=epochs, batch_size=batch_size), n_train=n_train, n_test=n_test,
+    datasets,
+    data,
+    results,
+    seeds,
+    base=TrainConfig(epochs=epochs, batch_size=batch_size),
+    n_train=n_train,
+    n_test=n_test,
 )
-cells, report = ex.obtain(['lambda', 'layer', 'learners'], settings, jobs=jobs, device=device, progress=progress)
+cells, report = ex.obtain(
+    ["lambda", "layer", "learners"], settings, jobs=jobs, device=device, progress=progress
+)
 
 # %% [markdown]
 # ## The weight of the repulsion
@@ -77,7 +84,7 @@ display(Markdown(ex.markdown(ex.layout(tables["learners"]))))
 
 # %%
 figures = {
-    name: plotting.table_dots(table, f"Ablation: {name}")
+    name: plotting.table_dots(table, f"{name}: {settings}")
     for name, table in tables.items()
     if table["n_seeds"].any()
 }
@@ -86,7 +93,7 @@ plt.show()
 # %% [markdown]
 # ## The paper's choices, tested
 #
-# Two plain sentences on the statistics. An interval says where the mean AUC would fall with other test images of the same kind (DeLong's variance, of placement values averaged over seeds) and, from five seeds on, with other seeds too; under five it is of images only and labelled so, and a verdict then also asks that every seed points the same way. Verdicts are of paired comparisons by seed and by image, corrected for the number of claims made of one table on one data set (Holm).
+# Two plain sentences on the statistics. An interval says where the mean AUC would fall with other test images of the same kind (DeLong's variance, of placement values averaged over seeds) and, from five seeds on, with other seeds too; under five it is of images only and labelled so, a verdict then also asks that every seed points the same way, and with other seeds it may still turn out otherwise. Verdicts are of paired comparisons by seed and by image, corrected for the number of claims made of one table on one data set (Holm).
 #
 # Which images are of one patient is not known, so they count as independent here, and the intervals are narrower than they ought to be.
 
@@ -97,7 +104,7 @@ for name, judged in verdicts.items():
 
 # %%
 tested = {f"{name}_verdicts": judged for name, judged in verdicts.items()}
-ex.save_tables(out, settings, report, {**tables, **tested}, figures)
+ex.save_tables(out, "14_ablations", settings, report, {**tables, **tested}, figures)
 
 # %% [markdown]
 # **Next:** the numbers behind every cell are in `figures/scores`: one score an image, by every method, of every ensemble.

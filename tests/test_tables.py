@@ -170,7 +170,7 @@ def test_sets_that_are_not_the_papers_are_marked(records):
 def test_fewer_epochs_are_not_the_papers_numbers():
     cells = tables.collect(tables.rows("table1", TrainConfig(epochs=5)), {}, [BRAIN], (1,))
     (sentence,) = tables.about(cells)
-    assert "5 epochs" in sentence and "not the published split" in sentence
+    assert "epochs 5 instead of 250" in sentence and "not the published split" in sentence
 
 
 def test_differences_name_the_cells_where_the_paper_is_outside_our_interval(cells):

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -519,6 +520,11 @@ class Settings:
         }
         return values | ({"backbones": self.backbones} if notebook == "table2" else {})
 
+    def __str__(self) -> str:
+        """For the head of a picture: `brain-mri, 250 epochs, seeds 1, 2, 3`."""
+        seeds = ", ".join(map(str, self.seed_list))
+        return f"{', '.join(self.names)}, {self.base.epochs} epochs, seeds {seeds}"
+
     def rows(self, table: str) -> list[Row]:
         """The rows of a table."""
         kept = [b for b in _listed(self.backbones) if table == "table2"]
@@ -578,6 +584,7 @@ def obtain(
 
 def save_tables(
     out: str,
+    notebook: str,
     settings: Settings,
     report: Report,
     tables: Mapping[str, pd.DataFrame],
@@ -587,6 +594,7 @@ def save_tables(
 
     Args:
         out: the folder; made if need be.
+        notebook: the notebook's name.
         settings: what the batch was about.
         report: what became of it; failures are recorded.
         tables: by file name without ending; long tables are laid out as the paper has them in the
@@ -597,13 +605,18 @@ def save_tables(
         InputError: if the folder cannot be written to.
     """
     record = {**dataclasses.asdict(settings), "failed": report.failed, "skipped": report.skipped}
+    for place in ("data", "results"):  # results travel; where they lay on this machine does not
+        record[place] = ",".join(Path(text).name for text in _listed(record[place]))
     folder = save_results(out, record, tables, figures)
     for name, table in tables.items():
         is_long = "AUC_by_seed" in table
         text = markdown(layout(table, ("AUC", "AP")) if is_long else show_verdicts(table))
-        head = f"{name}: {settings.datasets}, {settings.base.epochs} epochs, seeds "
-        head += ", ".join(map(str, settings.seed_list))
-        write_text(folder / f"{name}.md", f"{head}; the settings are in parameters.json.\n\n{text}")
+        head = (
+            f"{name} of {settings.datasets}: {settings.base.epochs} epochs, batches of "
+            f"{settings.base.batch_size}, seeds {', '.join(map(str, settings.seed_list))}. "
+            f"Made by {notebook}; every setting is in parameters.json."
+        )
+        write_text(folder / f"{name}.md", f"{head}\n\n{text}")
 
 
 def _listed(text: str) -> list[str]:

@@ -264,7 +264,7 @@ def long_table(cells: Sequence[Cell]) -> pd.DataFrame:
     """One line a cell: our mean, spread and interval, n, the paper's value and the difference.
 
     Returns:
-        Columns row, group, dataset, n_seeds, n_train, n_normal, n_abnormal, AUC, AUC_std,
+        Columns row, group, dataset, epochs, n_seeds, n_train, n_normal, n_abnormal, AUC, AUC_std,
         AUC_low, AUC_high, interval ("images and seeds", or "images only" under five seeds), AP,
         AP_std, prevalence, paper_AUC, AUC_difference, paper_AP, AP_difference, code_AUC (what the
         released code itself gave, once), and the AUC of each seed as text; percent; empty where
@@ -278,6 +278,7 @@ def long_table(cells: Sequence[Cell]) -> pd.DataFrame:
             "row": cell.row.label,
             "group": cell.row.group,
             "dataset": cell.data.name,
+            "epochs": cell.row.config.epochs,
             "n_seeds": len(cell.records),
             "n_train": cell.data.n_train,
             "n_normal": cell.data.n_normal,
@@ -306,7 +307,7 @@ def long_table(cells: Sequence[Cell]) -> pd.DataFrame:
             }
         lines.append(line)
     columns = (
-        "row group dataset n_seeds n_train n_normal n_abnormal AUC AUC_std AUC_low AUC_high "
+        "row group dataset epochs n_seeds n_train n_normal n_abnormal AUC AUC_std AUC_low AUC_high "
         "interval AP AP_std prevalence paper_AUC AUC_difference paper_AP AP_difference code_AUC "
         "AUC_by_seed"
     )
@@ -420,13 +421,7 @@ def about(cells: Sequence[Cell]) -> list[str]:
         own = [cell for cell in cells if cell.data == key]
         counts = [len(cell.records) for cell in own]
         run = f"{sum(n > 0 for n in counts)} of {len(own)} rows run, on {_range(counts)} seeds"
-        epochs = own[0].row.config.epochs
-        apart = [] if epochs == TrainConfig().epochs else [f"{epochs} epochs"]
-        known = SOURCES.get(key.name)
-        if known is None:
-            apart.append("a data set that is not the paper's")
-        elif known.counts and known.counts != (key.n_train, key.n_normal, key.n_abnormal):
-            apart.append("not the published split")
+        apart = departures(key, own[0].row.config)
         sentences.append(
             f"{key.name}: trained on {key.n_train} normal images; tested on {key.n_normal} normal "
             f"and {key.n_abnormal} abnormal ones ({100 * key.n_abnormal / tested:.1f} % abnormal, "
@@ -434,6 +429,21 @@ def about(cells: Sequence[Cell]) -> list[str]:
             + (f" Not the paper's numbers: {', '.join(apart)}." if apart else "")
         )
     return sentences
+
+
+def departures(key: DataKey, config: TrainConfig) -> list[str]:
+    """Why results cannot be the paper's numbers; empty if they can."""
+    paper_has, found = TrainConfig(), []
+    for name in ("epochs", "batch_size", "image_size"):
+        value = getattr(config, name)
+        if value != getattr(paper_has, name):
+            found.append(f"{name.replace('_', ' ')} {value} instead of {getattr(paper_has, name)}")
+    known = SOURCES.get(key.name)
+    if known is None:
+        found.append("a data set that is not the paper's")
+    elif known.counts and known.counts != (key.n_train, key.n_normal, key.n_abnormal):
+        found.append("not the published split")
+    return found
 
 
 def _range(counts: Sequence[int]) -> str:
