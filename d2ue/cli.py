@@ -208,8 +208,12 @@ def reproduce(
         n_train=n_train,
         n_test=n_test,
     )
+    if backbones and name not in ("table2", "all"):
+        raise InputError(f"--backbones is for table2; {name} has its own.")
     processes = _jobs(jobs)
     resolve_device(device)
+    wanted = [row for table in TABLES[name] for row in settings.rows(table)]
+    chosen = settings.seed_list
     notebooks = TABLE_NOTEBOOKS if name == "all" else (name,)
     sources = {each: find_notebook(each) for each in notebooks}  # before hours of training
     report = batch.Report()
@@ -221,8 +225,7 @@ def reproduce(
                 "'d2ue datasets' says how to get them."
             )
         kept = Store(store)
-        wanted = [row for table in TABLES[name] for row in settings.rows(table)]
-        plan = batch.plan(wanted, datasets, settings.seed_list, kept)
+        plan = batch.plan(wanted, datasets, chosen, kept)
         if dry_run:
             for line in batch.describe(plan, batch.seconds_for(plan, processes, device)):
                 typer.echo(line)

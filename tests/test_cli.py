@@ -306,3 +306,83 @@ def wait_for(condition, seconds=60.0):
     while not condition():
         assert time.monotonic() < end, "the other process did not get there"
         os.sched_yield()
+
+
+# --- tables ---
+
+SMALL = ("--epochs", "1", "--batch-size", "8", "--seeds", "1", "--dataset", "drawn")
+
+
+def test_options_that_would_go_unheeded_are_refused(capsys):
+    assert_refused(
+        capsys, "reproduce", "quickstart", "--seeds", 3, about="--seeds is for the tables"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "about"),
+    [
+        (("--jobs", "many"), "--jobs"),
+        (("--seeds", "0"), "1,2,7"),
+        (("--backbones", "resnet"), "resnet"),
+        (("--epochs", "0"), "epochs"),
+        (("--device", "quantum"), "quantum"),
+        (("--dataset", "rsna"), "--data"),
+    ],
+)
+def test_tables_refuse_what_cannot_be_run(capsys, tmp_path, options, about):
+    arguments = (
+        "reproduce",
+        "table2",
+        "--store",
+        tmp_path / "s",
+        "--out",
+        tmp_path / "o",
+        *options,
+    )
+    assert_refused(capsys, *arguments, about=about)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_writes_nothing(capsys, bench_folder, tmp_path):
+    arguments = ("reproduce", "table1", *SMALL, "--data", bench_folder, "--store", tmp_path / "s")
+    code, out, _ = run(capsys, *arguments, "--out", tmp_path / "o", "--dry-run")
+    assert code == 0 and "drawn: learner 3 of aeu, seed 1, cka at z, lambda 1" in out
+    assert "6 ensembles in all, 0 of them cached; 9 learners to train" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_from_images_to_page_and_again_from_its_export(capsys, bench_folder, tmp_path):
+    store, out = tmp_path / "store", tmp_path / "out"
+    arguments = ("reproduce", "table1", *SMALL, "--data", bench_folder, "--store", store)
+    code, said, err = run(capsys, *arguments, "--out", out, "--jobs", "2")
+    assert code == 0, err
+    assert "6 ensembles, 0 of them cached; 15 learners trained or ensembles scored" in said
+    assert "not the paper's numbers" in said
+    left = {path.name for path in out.iterdir()}
+    assert left >= {"11_table1.ipynb", "table1.csv", "table1.md", "table1.png", "parameters.json"}
+    with open(out / "table1.csv") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["n_seeds"] for line in lines] == ["1"] * 6
+    assert all(0 <= float(line["AUC"]) <= 100 for line in lines)
+    assert "(n = 1)" in (out / "table1.md").read_text()
+
+    code, said, _ = run(capsys, *arguments, "--out", tmp_path / "again", "--jobs", "1")
+    assert code == 0 and "6 of them cached; 0 learners trained" in said
+
+    assert run(capsys, "export", store, "--out", tmp_path / "scores.zip")[0] == 0
+    assert run(capsys, "import", tmp_path / "scores.zip", "--store", tmp_path / "new")[0] == 0
+    drawn = ("reproduce", "table1", *SMALL, "--scores", tmp_path / "scores.zip")
+    code, said, err = run(capsys, *drawn, "--out", tmp_path / "drawn")
+    assert code == 0, err
+    for name in ("table1.csv", "table1.md", "table1_verdicts.csv"):
+        assert (tmp_path / "drawn" / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_exports_that_cannot_be_made_are_refused(capsys, tmp_path):
+    assert_refused(capsys, "export", tmp_path / "s", "--out", tmp_path / "a.zip", about="no folder")
+    (tmp_path / "s").mkdir()
+    arguments = ("export", tmp_path / "s", "--out", tmp_path / "a.zip")
+    assert_refused(capsys, *arguments, about="nothing to export")
+    assert_refused(capsys, *arguments, "--dataset", "rsna", about="no results of rsna")
+    assert_refused(capsys, "import", tmp_path / "a.zip", about="a.zip")
