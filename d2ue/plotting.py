@@ -354,6 +354,8 @@ def verdict_intervals(verdicts: pd.DataFrame) -> Figure:
             plt.Line2D([], [], color=colour, marker=marker, label=name)
             for name, (colour, marker) in looks.items()
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=10)
+        seed = {"marker": "|", "markersize": 10, "linestyle": "", "color": "0.3"}
+        handles.append(plt.Line2D([], [], **seed, label="one seed"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=10)
         sns.despine(figure)
     return figure

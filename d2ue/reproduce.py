@@ -17,6 +17,7 @@ from typing import Any
 
 from d2ue.errors import D2UEError, InputError
 from d2ue.progress import PLAIN_BARS
+from d2ue.runs import umask
 
 #: Notebook by the name that `d2ue reproduce` takes.
 NOTEBOOKS = {
@@ -100,6 +101,7 @@ def run_notebook(
             stderr_file=sys.stderr if progress else None,
         )
         _drop_bars(Path(unfinished))
+        os.chmod(unfinished, 0o666 & ~umask())  # a temporary file is its owner's alone
         os.replace(unfinished, target)
     except PapermillExecutionError as error:
         # The traceback of the cell goes with the notebook; the reader gets its last line.

@@ -412,7 +412,7 @@ def write_whole(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide it from colleagues
+        os.chmod(temporary, 0o666 & ~umask())  # mkstemp's 0600 would hide it from colleagues
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -604,7 +604,8 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that new files of this process do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -476,6 +476,18 @@ def test_two_sets_of_images_of_one_name_are_not_mixed(
         batch.obtain(["table1"], batch.Settings("waves", results=places, base=base))
 
 
+def test_one_process_for_a_whole_device_gives_the_same(undisturbed, base, dataset, tmp_path):
+    """What a GPU runs, here on the CPU: one call for all learners, then the scores."""
+    store, report, bar = Store(tmp_path), batch.Report(), batch.progress_bar(disable=True)
+    hopeless = Row("hopeless", "", base.replace(learning_rate=1e25, seed=1), "dual", {}, {})
+    plan = batch.plan([*table2(base), hopeless], [dataset], [1], store)
+    batch._run_on_device(plan, store, "cpu", report, bar)
+    assert contents(tmp_path) == contents(undisturbed)
+    assert len(report.done) == 5 + 2 and len(report.skipped) == 3
+    (sentence,) = report.failed.values()
+    assert "stopped being finite" in sentence
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU on this machine")
 def test_a_batch_on_a_gpu(base, dataset, tmp_path):
     store = Store(tmp_path)

@@ -227,3 +227,65 @@ def test_normal_and_abnormal_differ_in_lightness_too():
         for r, g, b in (plotting.NORMAL_COLOUR, plotting.ABNORMAL_COLOUR)
     ]
     assert abs(lightness[0] - lightness[1]) > 0.1
+
+
+# --- tables ---
+
+
+def table_frame():
+    return pd.DataFrame(
+        {
+            "row": ["Unc", "Unc+RAR"],
+            "group": ["AE", "AE"],
+            "dataset": ["brain-mri", "brain-mri"],
+            "n_seeds": [2, 0],
+            "AUC": [60.0, np.nan],
+            "AUC_low": [55.0, np.nan],
+            "AUC_high": [65.0, np.nan],
+            "paper_AUC": [59.8, 61.1],
+            "code_AUC": [np.nan, 58.1],
+            "AUC_by_seed": ["1:58.00 2:62.00", np.nan],
+        }
+    )
+
+
+def points(axis):
+    """Every marker drawn: (x, y, marker)."""
+    return [
+        (x, y, line.get_marker())
+        for line in axis.lines
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+        if line.get_marker() not in ("None", "")
+    ]
+
+
+def test_tables_are_drawn_seed_by_seed_beside_the_paper():
+    figure = plotting.table_dots(table_frame(), "Table 2")
+    drawn = points(figure.axes[0])
+    assert {(58.0, 0, "o"), (62.0, 0, "o"), (60.0, 0, "|"), (59.8, 0, "D")} <= set(drawn)
+    assert {(61.1, 1, "D"), (58.1, 1, "x")} <= set(drawn)
+    assert not [p for p in drawn if p[1] == 1 and p[2] in "o|"]  # not run: the paper's value alone
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["AE  Unc", "AE  Unc+RAR"]
+    assert figure.axes[0].get_ylim()[0] > figure.axes[0].get_ylim()[1]  # first row on top
+
+
+def test_claims_are_drawn_with_interval_seeds_and_verdict():
+    verdicts = pd.DataFrame(
+        {
+            "dataset": "brain-mri",
+            "claim": ["a", "b", "c", "d"],
+            "difference": [2.0, -3.0, 0.5, np.nan],
+            "low": [1.0, -4.0, -1.0, np.nan],
+            "high": [3.0, -2.0, 2.0, np.nan],
+            "per_seed": ["1.5 2.5", "-3", "0 1", np.nan],
+            "verdict": ["holds (2 seeds)", "does not hold (1 seed)", "cannot tell", "not run"],
+        }
+    )
+    axis = plotting.verdict_intervals(verdicts).axes[0]
+    drawn = points(axis)
+    assert {(2.0, 0, "o"), (-3.0, 1, "s"), (0.5, 2, "D"), (1.5, 0, "|"), (2.5, 0, "|")} <= set(
+        drawn
+    )
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["a", "b", "c"]
+    spans = [tuple(line.get_xdata()) for line in axis.lines if line.get_linewidth() == 2]
+    assert spans == [(1.0, 3.0), (-4.0, -2.0), (-1.0, 2.0)]
