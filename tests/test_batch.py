@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from d2ue.datasets.types import Dataset, ImageSet
 from d2ue.experiments import batch
@@ -462,6 +463,24 @@ def test_results_that_are_not_there_are_told(undisturbed, base, refused):
     settings = batch.Settings("rsna", results=str(undisturbed), base=base)
     with refused("no results for rsna", "folder with the images"):
         batch.obtain(["table2"], settings)
+
+
+def test_two_names_of_one_folder_are_refused(dataset, tmp_path, refused):
+    (tmp_path / "images").mkdir()
+    names = {"train": 20, "normal": TEST // 2, "abnormal": TEST // 2}
+    files = {kind: [f"{kind}{i}.png" for i in range(n)] for kind, n in names.items()}
+    pixels = np.concatenate([dataset.train.images, dataset.test.images])
+    listed = [name for some in files.values() for name in some]
+    for name, image in zip(listed, pixels, strict=True):
+        Image.fromarray(image[0]).save(tmp_path / "images" / name)
+    split = {"train": {"0": files["train"]}, "test": {"0": files["normal"], "1": files["abnormal"]}}
+    (tmp_path / "data.json").write_text(json.dumps(split))
+    with refused("one and two are the same images"):
+        batch.Settings("one,two", data=str(tmp_path)).load(progress=False)
+    (alone,) = batch.Settings("one", data=str(tmp_path), n_train=10).load(progress=False)
+    assert alone.name == "one" and len(alone.train) == 10
+    below = batch.Settings("-".join(tmp_path.name.split("_")), data=str(tmp_path.parent))
+    assert len(below.load(progress=False)[0].train) == 20
 
 
 def test_two_sets_of_images_of_one_name_are_not_mixed(

@@ -111,7 +111,7 @@ def _there_already(source: Source, folder: Path) -> Path | None:
     if not os.path.lexists(folder):
         return None
     _existing_folder(folder)
-    if found := find_below(source, folder):
+    if found := find_below(source.folders, folder):
         return found
     target = folder / source.name
     with _writing(folder):

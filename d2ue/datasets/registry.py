@@ -6,6 +6,7 @@ import os
 import re
 import textwrap
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -191,7 +192,7 @@ def find_folder(name: str, data: str | os.PathLike[str]) -> Path:
     folder = _existing_folder(data)
     if os.path.lexists(folder / "data.json"):
         return folder
-    if found := find_below(source, folder):
+    if found := find_below(source.folders, folder):
         return found
     wanted = " or ".join(f"{word}/" for word in source.folders)
     advice = f"run 'd2ue download {name}' or give" if source.archive else "it is not public: give"
@@ -201,11 +202,11 @@ def find_folder(name: str, data: str | os.PathLike[str]) -> Path:
     )
 
 
-def find_below(source: Source, folder: Path) -> Path | None:
-    """The sub-folder of `folder` in which a set lies, its own name before other spellings."""
-    if os.path.lexists(folder / source.name / "data.json"):
-        return folder / source.name
-    spellings = {_plain(word) for word in source.folders}
+def find_below(words: Sequence[str], folder: Path) -> Path | None:
+    """The sub-folder of `folder` in which a set of such names lies, the first name before all."""
+    if os.path.lexists(folder / words[0] / "data.json"):
+        return folder / words[0]
+    spellings = {_plain(word) for word in words}
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
@@ -227,7 +228,7 @@ def load_named(
     Args:
         name: "phantom" or "phantom-chest" (built in, `data` is not looked at); a key of `SOURCES`
             (`find_folder` says where it is looked for); or a label, such as "kermany-cxr", for
-            the images of your own in `data`.
+            images of your own, in `data` or in a folder of that name with a data.json in it.
         data: folder, as above.
         image_size: pixels a side.
         progress: show a bar once decoding has taken two seconds.
@@ -246,7 +247,12 @@ def load_named(
         public = name in SOURCES and SOURCES[name].archive is not None
         advice = f"run 'd2ue download {name}' and give" if public else "give"
         raise InputError(f"{name} has to be read from a folder: {advice} the one it lies in.")
-    folder = find_folder(name, data) if name in SOURCES else data
+    if name in SOURCES:
+        folder = find_folder(name, data)
+    else:
+        folder = _existing_folder(data)
+        if not os.path.lexists(folder / "data.json"):
+            folder = find_below([name], folder) or folder
     dataset = replace(load_folder(folder, image_size, progress=progress), name=name)
     if name in SOURCES:
         _warn_of_other_counts(SOURCES[name], dataset, folder)

@@ -499,10 +499,16 @@ class Settings:
         """
         if not self.data and not all(name in BUILT_IN for name in self.names):
             return []
-        loaded = []
+        loaded: list[Dataset] = []
         for name in self.names:
             dataset = load_named(name, self.data, self.base.image_size, progress=progress)
             train, test = dataset.train.sample(self.n_train), dataset.labelled.sample(self.n_test)
+            for other in loaded:
+                if other.train.fingerprint == train.fingerprint:
+                    raise InputError(
+                        f"{other.name} and {name} are the same images: give --data the folder "
+                        "in which both have a folder of their own."
+                    )
             loaded.append(Dataset(dataset.name, train, test))
         return loaded
 
