@@ -1,4 +1,4 @@
-"""The commands `d2ue fit`, `score`, `reproduce`, `datasets` and `download`.
+"""The commands `d2ue fit`, `score`, `reproduce`, `datasets`, `download`, `export`, `import`.
 
 Each command is a few calls of the module. Whatever is wrong with what was given ends in one
 sentence on standard error and exit code 2; Ctrl-C in exit code 130.
@@ -16,7 +16,8 @@ from typing import Annotated
 import typer
 
 from d2ue.config import METHODS, ScoreConfig, TrainConfig
-from d2ue.datasets import BUILT_IN, Dataset, ImageSet, load, load_images
+from d2ue.datasets import BUILT_IN, Dataset, ImageSet, download, load, load_images, overview
+from d2ue.datasets.registry import ZENODO
 from d2ue.ensemble import resolve_device
 from d2ue.errors import D2UEError, InputError
 from d2ue.runs import Store, check_run_folder, fit_run, load_run, write_text
@@ -253,6 +254,26 @@ def reproduce(
             f"{len(report.failed)} trainings or scorings failed, {len(report.skipped)} that need "
             "them were not run, all else was done; the same command tries them again."
         )
+
+
+@app.command("datasets")
+def list_datasets() -> None:
+    """List the data sets that have a name: what they are, their terms, how to get them."""
+    typer.echo(overview())
+
+
+@app.command("download")
+def download_dataset(
+    name: Annotated[str, typer.Argument(help="which; 'd2ue datasets' lists them")],
+    to: Annotated[Path, typer.Option(metavar="FOLDER", help="it comes to lie in FOLDER/NAME")] = (
+        Path("data")
+    ),
+    base_url: Annotated[
+        str, typer.Option(metavar="URL", help="a mirror that serves the Zenodo record")
+    ] = ZENODO,
+) -> None:
+    """Fetch one of the paper's data sets from Zenodo (for academic use), checked and extracted."""
+    typer.echo(f"{download(name, to, base_url=base_url)}: {name} is there, whole.")
 
 
 @app.command()
