@@ -261,9 +261,12 @@ def table_dots(frame: pd.DataFrame, title: str = "") -> Figure:
     """A table as a picture: every row's AUC, seed by seed, beside the paper's.
 
     Args:
-        frame: as `d2ue.experiments.tables.long_table` gives it; one panel a data set.
+        frame: as `d2ue.experiments.tables.long_table` gives it; one panel a data set. Rows with
+            nothing to show, neither ours nor the paper's, are left out.
         title: above the panels.
     """
+    shown_rows = (frame["n_seeds"] > 0) | frame["paper_AUC"].notna()
+    frame = frame[shown_rows.groupby([frame["group"], frame["row"]]).transform("any")]
     names = list(dict.fromkeys(frame["dataset"]))
     lines = list(dict.fromkeys(zip(frame["group"], frame["row"], strict=True)))
     with plt.rc_context(FONT):

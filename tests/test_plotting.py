@@ -260,7 +260,8 @@ def points(axis):
 
 
 def test_tables_are_drawn_seed_by_seed_beside_the_paper():
-    figure = plotting.table_dots(table_frame(), "Table 2")
+    empty = table_frame().iloc[[1]].assign(row="nothing", paper_AUC=np.nan, code_AUC=np.nan)
+    figure = plotting.table_dots(pd.concat([table_frame(), empty]), "Table 2")
     drawn = points(figure.axes[0])
     assert {(58.0, 0, "o"), (62.0, 0, "o"), (60.0, 0, "|"), (59.8, 0, "D")} <= set(drawn)
     assert {(61.1, 1, "D"), (58.1, 1, "x")} <= set(drawn)
