@@ -218,7 +218,7 @@ def test_dry_runs_say_what_would_run(base, dataset, tmp_path, undisturbed):
     assert "waves: learner 2 of ae, seed 1, cka at z, lambda 1" in lines
     assert "waves: scores of 2 ensembles" in lines
     assert "2 ensembles in all, 0 of them cached; 5 learners to train (10 epochs)." in lines
-    assert lines[-1].startswith("Expected time on this machine: ")
+    assert lines[-1].startswith("Expected time of the training on this machine: ")
     assert not list(tmp_path.iterdir())
     done = batch.describe(batch.plan(table2(base), [dataset], [1], Store(undisturbed)))
     assert done == ["2 ensembles in all, 2 of them cached; 0 learners to train (0 epochs)."]

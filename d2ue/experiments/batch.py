@@ -645,7 +645,10 @@ def describe(found: Plan, seconds: Mapping[str, float] | float | None = None) ->
         f"{len(trainings)} learners to train ({epochs} epochs)."
     )
     if isinstance(seconds, float) and trainings:
-        lines.append(f"Expected time on this machine: {duration(seconds)}.")
+        lines.append(
+            f"Expected time of the training on this machine: {duration(seconds)}; starting and "
+            "saving take a second or two more a learner."
+        )
     return lines
 
 
