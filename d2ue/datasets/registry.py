@@ -73,8 +73,7 @@ SOURCES: dict[str, Source] = {
             name="rsna",
             title="RSNA",
             counts=(3851, 1000, 1000),
-            licence="the archive: for academic use; the original: the rules of the Kaggle "
-            "challenge, beyond them unclear",
+            licence="the archive: for academic use; the original: unclear, see its publisher",
             citations=(
                 "Shih et al., Augmenting the National Institutes of Health chest radiograph "
                 "dataset with expert annotations of possible pneumonia, Radiology: Artificial "
@@ -87,8 +86,7 @@ SOURCES: dict[str, Source] = {
             name="vindr-cxr",
             title="VinDr-CXR",
             counts=(4000, 1000, 1000),
-            licence="the archive: for academic use; the original: the rules of the Kaggle "
-            "challenge, beyond them unclear",
+            licence="the archive: for academic use; the original: unclear, see its publisher",
             citations=(
                 "Nguyen et al., VinDr-CXR: An open dataset of chest X-rays with radiologist's "
                 "annotations, Scientific Data 2022",
