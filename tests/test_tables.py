@@ -231,6 +231,12 @@ def test_claims_the_other_way_do_not_hold():
     assert verdict["AE: RAR raises AUC over Unc"] == "does not hold (3 seeds, images only)"
 
 
+def test_one_seed_decides_nothing(records):
+    cells = tables.collect("table2", records, [BRAIN], (1,))
+    verdict = claims.verdicts("table2", cells).set_index("claim")["verdict"]
+    assert verdict["AE: DSU raises AUC over Unc"] == "cannot tell with 1 seed"
+
+
 def test_the_ranking_of_table_3_is_tested_link_by_link():
     found = {}
     for seed in (1, 2, 3, 4, 5):

@@ -96,6 +96,8 @@ def _judged(claims: Sequence[Claim], show: Callable[[float], float]) -> pd.DataF
     judged["per_seed"] = [
         " ".join(f"{show(value):.4g}" for value in claim.estimate.per_seed) for claim in claims
     ]
+    # One seed agrees with itself: it decides nothing, whatever its images say.
+    judged.loc[judged["n_seeds"] < 2, "verdict"] = "cannot tell"
     judged["verdict"] = [
         describe(line["verdict"], line["n_seeds"], line["sources"])
         for line in judged.to_dict("records")
