@@ -1,0 +1,80 @@
+"""Reports as one HTML file that opens anywhere: no script, no font, no picture from outside."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable
+
+import numpy as np
+from PIL import Image
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
+       color: #1a1a1a; background: #fff; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { text-align: left; padding: .3rem .8rem; border-bottom: 1px solid #ddd; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; }
+.gallery { display: flex; flex-wrap: wrap; gap: 1rem; }
+figure { margin: 0; }
+figcaption { font-size: .85rem; max-width: 24rem; overflow-wrap: anywhere; }
+img { image-rendering: pixelated; border: 1px solid #ddd; }
+"""
+
+
+def picture(image: np.ndarray, alt: str, width: int = 128) -> str:
+    """An image as an <img> element that carries its own pixels.
+
+    Args:
+        image: uint8, [H, W] grey or [H, W, 3] colour.
+        alt: what it shows, for those who do not see it.
+        width: on the page, in pixels.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" width="{width}">'
+
+
+def figure(pictures: Iterable[str], caption: str) -> str:
+    """Pictures side by side over one caption (plain text)."""
+    return f"<figure>{''.join(pictures)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def gallery(figures: Iterable[str]) -> str:
+    """Figures that flow into as many columns as the window has room for."""
+    return f'<div class="gallery">{"".join(figures)}</div>'
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table of plain values; numbers stand to the right. Floats are shown to 4 digits."""
+
+    def cell(value: object) -> str:
+        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        kind = ' class="number"' if isinstance(value, int | float) else ""
+        return f"<td{kind}>{html.escape(text)}</td>"
+
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def heading(text: str) -> str:
+    """A heading within the page."""
+    return f"<h2>{html.escape(text)}</h2>"
+
+
+def paragraph(text: str) -> str:
+    """A paragraph of plain text."""
+    return f"<p>{html.escape(text)}</p>"
+
+
+def page(title: str, body: Iterable[str]) -> str:
+    """A whole page out of what the functions above give."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<body><h1>{html.escape(title)}</h1>\n{chr(10).join(body)}\n</body></html>\n"
+    )
