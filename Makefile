@@ -37,8 +37,9 @@ figures: setup
 	  rm figures/$$set/*/*.ipynb; \
 	done
 
+# Files side by side, as many as there are cores (four at most: a notebook takes a gigabyte), each on one thread.
 test: lint
-	$(python) -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
+	OMP_NUM_THREADS=1 $(python) -m pytest -n auto --maxprocesses 4 --dist loadfile -p tests.notebook_memory --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
 
 lint: setup
 	$(python) -m ruff check
