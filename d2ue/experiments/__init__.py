@@ -5,7 +5,7 @@ paper's tables, and lays them out; `claims` tests what the paper says of them; `
 scores all of it, however long it takes.
 """
 
-from d2ue.experiments.batch import Report, Settings, obtain, save_tables
+from d2ue.experiments.batch import Report, Settings, obtain, save_tables, score_controls
 from d2ue.experiments.claims import central_verdicts, verdicts
 from d2ue.experiments.quick import (
     ROW_NAMES,
@@ -54,6 +54,7 @@ __all__ = [
     "rows",
     "save_results",
     "save_tables",
+    "score_controls",
     "score_table",
     "show_verdicts",
     "summarise",
