@@ -10,9 +10,9 @@ An **export** is a zip file of records, with or without the learners' weights, a
 SHA-256 sums. Records alone are 25 kB an ensemble where its weights are 50 MB, so that results can
 be kept with a paper, and tables drawn anew from them.
 
-**Controls** (`d2ue.controls`) are records too, so that they travel with the ensembles they are to be
-compared with: one of all that looks at images alone, one for each untrained ensemble, one for each
-single learner's gradient. Their names hold what acts on them, and a version of their own.
+**Controls** (`d2ue.controls`) are records too, so that they travel with the ensembles they are to
+be compared with: one of all that looks at images alone, one for each untrained ensemble, one for
+each single learner's gradient. Their names hold what acts on them, and a version of their own.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ not show their spread: such estimates speak of the images alone, and say so (`Es
 **Clusters**: near duplicates of one image are not so many pieces of evidence. Where clusters of
 them are known, every function takes them (an integer for each image, equal = one cluster), and
 clusters, not images, are what varies: the variance is that of a sum of independent clusters'
-influences. For an AUC this is Obuchowski 1997; with every image a cluster of its own it is DeLong's.
-A cluster may hold images of both classes.
+influences. For an AUC this is Obuchowski 1997, and where every image is a cluster of its own it is
+DeLong's. A cluster may hold images of both classes.
 
 What the intervals leave out: patients are unknown, and several images of one patient make every
 interval too narrow. What they hold twice: the share by which seeds move single images is in both

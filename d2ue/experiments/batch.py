@@ -694,11 +694,8 @@ def save_tables(
         InputError: if the folder cannot be written to.
     """
     record = {**dataclasses.asdict(settings), "failed": report.failed, "skipped": report.skipped}
-    for place in (
-        "data",
-        "results",
-        "clusters",
-    ):  # results travel; where they lay on this machine does not
+    # Results travel; where they lay on this machine does not.
+    for place in ("data", "results", "clusters"):
         record[place] = ",".join(Path(text).name for text in _listed(record[place]))
     folder = save_results(out, record, tables, figures)
     for name, table in tables.items():

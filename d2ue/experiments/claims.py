@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from d2ue.controls import IMAGE_CONTROLS
 from d2ue.datasets.types import ABNORMAL, NORMAL
 from d2ue.experiments.tables import BACKBONE_TITLES, CONTROL_GROUP, LEARNERS, WEIGHTS, Cell
 from d2ue.results import RECONSTRUCTION
@@ -211,9 +212,10 @@ def _table2(groups: list[str]) -> list[Pair]:
 
 def _against_controls(groups: list[str], rivals: list[str]) -> list[Pair]:
     """The whole method against every control that has a direction: ours, not the paper's."""
+    undirected = {control.title for control in IMAGE_CONTROLS.values() if not control.directed}
     pairs: list[Pair] = []
     for g in groups:
-        own = [label for label in rivals if not _of_another(label, g)]
+        own = [x for x in rivals if x not in undirected and not _of_another(x, g)]
         pairs += [
             (f"{g}: both beat {label}", ("Unc+RAR+DSU", g), (label, CONTROL_GROUP)) for label in own
         ]

@@ -376,8 +376,8 @@ def long_table(cells: Sequence[Cell]) -> pd.DataFrame:
         lines.append(line)
     columns = (
         "row group dataset epochs n_seeds n_train n_normal n_abnormal AUC AUC_std AUC_low AUC_high "
-        "interval independence note AP AP_std prevalence paper_AUC AUC_difference paper_AP AP_difference code_AUC "
-        "AUC_by_seed"
+        "interval independence note AP AP_std prevalence paper_AUC AUC_difference paper_AP "
+        "AP_difference code_AUC AUC_by_seed"
     )
     frame = pd.DataFrame(lines).reindex(columns=columns.split())
     for metric in ("AUC", "AP"):
