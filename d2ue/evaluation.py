@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2ue.clusters import check_clusters
+from d2ue.clusters import strata
 from d2ue.errors import InputError
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
@@ -108,33 +108,15 @@ def bootstrap_interval(
     if resamples < 100 or not 0 < level < 1:
         raise InputError("A bootstrap takes at least 100 resamples and a level between 0 and 1.")
     rng = np.random.default_rng(seed)
-    members, strata = _strata(labels, clusters)
+    members, kinds = strata(labels, clusters)
     values = np.empty(resamples)
     for i in range(resamples):
-        drawn = np.concatenate([rng.choice(which, len(which)) for which in strata])
+        drawn = np.concatenate([rng.choice(which, len(which)) for which in kinds])
         if clusters is not None:
             drawn = np.concatenate([members[k] for k in drawn])
         values[i] = metric(labels[drawn], scores[drawn])
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(metric(labels, scores), float(low), float(high), len(labels), level)
-
-
-def _strata(
-    labels: np.ndarray, clusters: np.ndarray | None
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Each cluster's images, and clusters by the classes that they hold.
-
-    Without clusters: nothing, and the images by class. Every resample holds both classes: it has a
-    cluster of mixed ones, or of either kind, as the images have.
-    """
-    if clusters is None:
-        return [], [np.flatnonzero(labels == label) for label in (0, 1)]
-    _, which = np.unique(check_clusters(clusters, len(labels)), return_inverse=True)
-    order = np.argsort(which, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(which))[:-1])
-    share = np.bincount(which, labels) / np.bincount(which)
-    kinds = share == 0, share == 1, (share > 0) & (share < 1)
-    return members, [np.flatnonzero(kind) for kind in kinds if kind.any()]
 
 
 def _checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -705,9 +705,14 @@ def save_tables(
             f"{name} of {settings.datasets}: {settings.base.epochs} epochs, batches of "
             f"{settings.base.batch_size}, seeds {', '.join(map(str, settings.seed_list))}. "
             f"Made by {notebook}; every setting is in parameters.json. Intervals and tests: "
-            f"{'; '.join(map(str, table['independence'].dropna().unique())) or 'none'}."
+            f"{_independence(table)}."
         )
         write_text(folder / f"{name}.md", f"{head}\n\n{text}")
+
+
+def _independence(table: pd.DataFrame) -> str:
+    known = table["independence"].dropna().unique() if "independence" in table else []
+    return "; ".join(map(str, known)) or "none"
 
 
 def _listed(text: str) -> list[str]:
