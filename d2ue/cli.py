@@ -1,4 +1,4 @@
-"""The commands `d2ue fit`, `score`, `reproduce`, `controls`, `datasets`, `download`, `export`, `import`.
+"""The commands `d2ue fit`, `score`, `reproduce`, `controls`, `datasets`, `download` and so on.
 
 Each command is a few calls of the module. Whatever is wrong with what was given ends in one
 sentence on standard error and exit code 2; Ctrl-C in exit code 130.
