@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from d2ue.clusters import strata
 from d2ue.errors import InputError
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
@@ -78,11 +79,14 @@ def bootstrap_interval(
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
+    clusters: np.ndarray | None = None,
 ) -> Interval:
     """Percentile bootstrap over test images, normal and abnormal ones resampled apart.
 
     The interval says how the value would move with other test images from the same source. It says
     nothing of training seeds, and is too narrow where images of one patient stand in the set.
+    Near duplicates make it too narrow as well, unless their clusters are given: then whole clusters
+    are resampled, those of normal images, of abnormal images and of both apart.
 
     Args:
         labels: shape (n,), 0 or 1.
@@ -91,21 +95,25 @@ def bootstrap_interval(
         resamples: number of bootstrap samples, at least 100.
         level: nominal coverage, between 0 and 1.
         seed: of the resampling.
+        clusters: integers, shape (n,); images of equal ones are near duplicates. None = images
+            count as independent.
 
     Returns:
         The value with its interval.
 
     Raises:
-        InputError: as for `auc`, or if `resamples` or `level` is out of range.
+        InputError: as for `auc`, if `resamples` or `level` is out of range, or clusters do not fit.
     """
     labels, scores = _checked(labels, scores)
     if resamples < 100 or not 0 < level < 1:
         raise InputError("A bootstrap takes at least 100 resamples and a level between 0 and 1.")
     rng = np.random.default_rng(seed)
-    classes = [np.flatnonzero(labels == label) for label in (0, 1)]
+    members, kinds = strata(labels, clusters)
     values = np.empty(resamples)
     for i in range(resamples):
-        drawn = np.concatenate([rng.choice(which, len(which)) for which in classes])
+        drawn = np.concatenate([rng.choice(which, len(which)) for which in kinds])
+        if clusters is not None:
+            drawn = np.concatenate([members[k] for k in drawn])
         values[i] = metric(labels[drawn], scores[drawn])
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(metric(labels, scores), float(low), float(high), len(labels), level)

@@ -362,3 +362,58 @@ def verdict_intervals(verdicts: pd.DataFrame) -> Figure:
         figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=10)
         sns.despine(figure)
     return figure
+
+
+def published_against_cleaned(frame: pd.DataFrame, title: str = "") -> Figure:
+    """Every row's AUC with and without the test images that have a near duplicate in train.
+
+    Args:
+        frame: as `d2ue.experiments.published_and_cleaned` gives it; rows that were not run are
+            left out.
+        title: above the panels.
+    """
+    run = frame[frame["n_seeds"] > 0].reset_index(drop=True)
+    looks = {"published": (NORMAL_COLOUR, "o", -0.13), "cleaned": (ABNORMAL_COLOUR, "s", 0.13)}
+    with plt.rc_context(FONT):
+        figure, (left, right) = plt.subplots(
+            1,
+            2,
+            figsize=(13, 1.6 + 0.34 * max(len(run), 1)),
+            sharey=True,
+            width_ratios=(3, 2),
+            layout="constrained",
+        )
+        for split, (colour, marker, shift) in looks.items():
+            y = run.index + shift
+            left.hlines(
+                y, run[f"AUC_low_{split}"], run[f"AUC_high_{split}"], colors=[colour], linewidth=1.5
+            )
+            sizes = f"{run[f'n_normal_{split}'].max()} + {run[f'n_abnormal_{split}'].max()}"
+            left.plot(
+                run[f"AUC_{split}"],
+                y,
+                marker,
+                color=colour,
+                markersize=5,
+                label=f"{split} ({sizes} test images)",
+            )
+        right.hlines(run.index, run["change_low"], run["change_high"], colors="0.3", linewidth=1.5)
+        right.plot(run["change"], run.index, "D", color="0.3", markersize=5)
+        left.axvline(50, color="0.6", linewidth=1, linestyle=":")
+        right.axvline(0, color="0.6", linewidth=1)
+        left.set_xlabel("AUC, percent (dotted: chance), 95 % interval")
+        right.set_xlabel("published - cleaned, points, 95 % interval")
+        lines = list(zip(run["group"], run["row"], strict=True))
+        left.set_yticks(run.index, [f"{group}  {row}" if group else row for group, row in lines])
+        left.invert_yaxis()
+        for y in (i for i in range(1, len(lines)) if lines[i][0] != lines[i - 1][0]):
+            for axis in (left, right):
+                axis.axhline(y - 0.5, color="0.8", linewidth=1)
+        for axis in (left, right):
+            axis.grid(axis="x", alpha=0.3)
+        handles, labels = left.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=10)
+        if title:
+            figure.suptitle(title)
+        sns.despine(figure)
+    return figure

@@ -9,10 +9,15 @@ in a store beside the learners:
 An **export** is a zip file of records, with or without the learners' weights, and a manifest of
 SHA-256 sums. Records alone are 25 kB an ensemble where its weights are 50 MB, so that results can
 be kept with a paper, and tables drawn anew from them.
+
+**Controls** (`d2ue.controls`) are records too, so that they travel with the ensembles they are to
+be compared with: one of all that looks at images alone, one for each untrained ensemble, one for
+each single learner's gradient. Their names hold what acts on them, and a version of their own.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -28,6 +33,7 @@ import numpy as np
 import torch
 
 from d2ue.config import TrainConfig
+from d2ue.controls import IMAGE_CONTROLS, gradient_score, image_controls, untrained_ensemble
 from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
 from d2ue.ensemble import Ensemble
 from d2ue.errors import InputError
@@ -57,6 +63,10 @@ from d2ue.uncertainty import (
 
 #: Raised whenever a change alters what a score is; part of every record's name.
 SCORING_VERSION = 1
+#: The same of the controls.
+CONTROLS_VERSION = 1
+#: Kinds of controls: scores of images alone, of an untrained ensemble, of one learner's gradient.
+CONTROLS = ("images", "untrained", "gradient")
 RECORD_FORMAT = "d2ue scores 1"
 EXPORT_FORMAT = "d2ue export 1"
 #: Per-image mean squared error of the learners' own reconstructions, averaged over learners.
@@ -103,16 +113,17 @@ class DataKey:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What an ensemble says of test images.
+    """What an ensemble, or a control, says of test images.
 
     Attributes:
-        config: the ensemble's settings.
+        config: the ensemble's settings; of a control those of its networks, where it has any.
         data: what it was trained and judged on.
         labels: int8 [n], 0 normal, 1 abnormal.
         scores: by method (and `RECONSTRUCTION`), float32 [n], higher = more abnormal.
         similarity: debiased CKA of the repelled layer's features, mean over pairs of learners,
             over the normal and over the abnormal test images; empty for a single learner.
         made: versions of the software and device that computed it.
+        control: one of `CONTROLS`; "" for a trained ensemble.
     """
 
     config: TrainConfig
@@ -121,19 +132,41 @@ class Record:
     scores: dict[str, np.ndarray]
     similarity: dict[str, float]
     made: dict[str, str]
+    control: str = ""
 
     @property
     def name(self) -> str:
         """The record's name; see `record_name`."""
-        return record_name(self.config, self.data)
+        return record_name(self.config, self.data, self.control)
 
 
-def record_name(config: TrainConfig, data: DataKey) -> str:
-    """16 hex digits of the SHA-256 of the learners' names, the test images and the scoring code."""
+def record_name(config: TrainConfig, data: DataKey, control: str = "") -> str:
+    """16 hex digits of the SHA-256 of the learners' names, the test images and the scoring code.
+
+    A control's name has what acts on it in the learners' place: training images, initial weights,
+    or one learner.
+    """
+    if control:
+        about: dict[str, object] = {"control": control, "version": CONTROLS_VERSION}
+        about |= {"test": data.test} | _acting(config, data, control)
+        return name_of(about)
     numbers = range(1, config.n_learners + 1)
     learners = [learner_name(config, number, data.train) for number in numbers]
     # Two layers' ensembles without repulsion are one; so are lambda 0 and "none".
     return name_of({"learners": learners, "test": data.test, "scoring_version": SCORING_VERSION})
+
+
+def _acting(config: TrainConfig, data: DataKey, control: str) -> dict[str, object]:
+    """What acts on a control besides the test images."""
+    if control == "images":
+        return {"train": data.train}
+    if control == "gradient":
+        return {"learner": learner_name(config, 1, data.train)}
+    if control != "untrained":
+        raise ValueError(f"there is no control {control!r}")
+    memory = ("memory_slots", "shrinkage") if config.backbone == "memae" else ()
+    names = ("backbone", "image_size", "seed", "n_learners", *memory)
+    return {name: getattr(config, name) for name in names}
 
 
 def score_record(ensemble: Ensemble, test: ImageSet, data: DataKey) -> Record:
@@ -163,6 +196,42 @@ def score_record(ensemble: Ensemble, test: ImageSet, data: DataKey) -> Record:
     made = {**versions(), "device": str(ensemble.device), "threads": str(torch.get_num_threads())}
     config = ensemble.config
     return Record(config, data, test.labels, scores, learner_similarity(ensemble, test), made)
+
+
+def score_control(
+    control: str,
+    config: TrainConfig,
+    dataset: Dataset,
+    data: DataKey,
+    learner: Ensemble | None = None,
+    device: str = "cpu",
+) -> Record:
+    """A control's record.
+
+    Args:
+        control: one of `CONTROLS`.
+        config: of the untrained or the single learner; not looked at for "images".
+        dataset: training and test images.
+        data: their key.
+        learner: of "gradient": an ensemble whose first learner it is.
+        device: where an untrained ensemble is scored.
+
+    Raises:
+        InputError: if the images do not fit the settings.
+    """
+    test = dataset.labelled
+    assert test.labels is not None
+    if control == "untrained":
+        made = score_record(untrained_ensemble(config).to(device), test, data)
+        return dataclasses.replace(made, control=control)
+    if control == "gradient":
+        assert learner is not None
+        scores = {"gradient": gradient_score(learner, test.images).astype(np.float32)}
+    else:
+        scores = image_controls(test, dataset.train)
+    where = "cpu" if learner is None else str(learner.device)
+    made_with = {**versions(), "device": where, "threads": str(torch.get_num_threads())}
+    return Record(config, data, test.labels, scores, {}, made_with, control)
 
 
 def learner_similarity(ensemble: Ensemble, test: ImageSet) -> dict[str, float]:
@@ -303,7 +372,7 @@ def _exported(store: Store, names: Sequence[str], weights: bool) -> Iterator[tup
         if record is None:
             raise InputError(f"{store.folder} has no scores named {name}.")
         yield f"scores/{name}.safetensors", _dump(record)
-        for number in range(1, record.config.n_learners + 1) if weights else ():
+        for number in range(1, _weighing(record) + 1) if weights else ():
             learners[learner_name(record.config, number, record.data.train)] = None
     for learner in learners:
         if store.get(learner) is None:  # which also checks it
@@ -314,6 +383,11 @@ def _exported(store: Store, names: Sequence[str], weights: bool) -> Iterator[tup
         for part in ("learner.json", "weights.safetensors"):
             content = (store.folder / "learners" / learner / part).read_bytes()
             yield f"learners/{learner}/{part}", content
+
+
+def _weighing(record: Record) -> int:
+    """How many trained learners stand behind a record."""
+    return {"": record.config.n_learners, "gradient": 1}.get(record.control, 0)
 
 
 def _pack(packed: zipfile.ZipFile, member: str, content: bytes) -> None:
@@ -399,6 +473,15 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
         raise damaged(path) from error
 
 
+#: The scores that a record has at least, by its control.
+_METHODS = {
+    "": {"ensemble", RECONSTRUCTION},
+    "untrained": {"ensemble", RECONSTRUCTION},
+    "images": set(IMAGE_CONTROLS),
+    "gradient": {"gradient"},
+}
+
+
 def _path(store: Store, name: str) -> Path:
     return store.folder / "scores" / f"{name}.safetensors"
 
@@ -412,6 +495,8 @@ def _dump(record: Record) -> bytes:
         "similarity": record.similarity,
         "made": record.made,
     }
+    if record.control:  # trained ensembles are written as they always were
+        about["control"] = record.control
     # As tensors, not as the header's texts: the order of several texts there is not fixed, and
     # equal records shall be equal files.
     tensors["about"] = _bytes_tensor(json.dumps(about, sort_keys=True).encode())
@@ -439,6 +524,7 @@ def _parse(content: bytes, path: Path, name: str) -> Record:
             scores,
             {str(key): float(value) for key, value in about["similarity"].items()},
             {str(key): str(value) for key, value in about["made"].items()},
+            str(about.get("control", "")),
         )
         n = record.data.n_normal + record.data.n_abnormal
         sound = (
@@ -446,7 +532,7 @@ def _parse(content: bytes, path: Path, name: str) -> Record:
             and labels.shape == (n,)
             and int((labels == ABNORMAL).sum()) == record.data.n_abnormal
             and int((labels == NORMAL).sum()) == record.data.n_normal
-            and {"ensemble", RECONSTRUCTION} <= set(scores)
+            and _METHODS[record.control] <= set(scores)
             and all(v.shape == (n,) and v.dtype == np.float32 for v in scores.values())
             and all(np.isfinite(v).all() for v in scores.values())
         )

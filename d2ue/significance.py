@@ -5,6 +5,12 @@ things make it uncertain. With other images it would move by the variance of eac
 it, averaged over seeds; with other seeds by their spread over their number. Four seeds or fewer do
 not show their spread: such estimates speak of the images alone, and say so (`Estimate.sources`).
 
+**Clusters**: near duplicates of one image are not so many pieces of evidence. Where clusters of
+them are known, every function takes them (an integer for each image, equal = one cluster), and
+clusters, not images, are what varies: the variance is that of a sum of independent clusters'
+influences. For an AUC this is Obuchowski 1997, and where every image is a cluster of its own it is
+DeLong's. A cluster may hold images of both classes.
+
 What the intervals leave out: patients are unknown, and several images of one patient make every
 interval too narrow. What they hold twice: the share by which seeds move single images is in both
 variances, so with `SEEDS_FOR_VARIANCE` seeds or more they err to the wide side (by a sixth
@@ -22,6 +28,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from d2ue.clusters import check_clusters, independence
 from d2ue.errors import InputError
 
 #: From so many seeds on, their spread is a source of variance; below it, images alone are.
@@ -42,6 +49,7 @@ COLUMNS = (
     "p_holm",
     "n_seeds",
     "sources",
+    "independence",
     "per_seed",
     "verdict",
 )
@@ -64,6 +72,7 @@ class Estimate:
         df: degrees of freedom of Student's t, infinite where `se` is 0.
         null: what `p` is against: 0.5 for an AUC, 0 for differences and logarithms.
         level: nominal coverage of the interval.
+        n_clusters: clusters that the images form; None where they count as independent.
     """
 
     value: float
@@ -78,6 +87,12 @@ class Estimate:
     df: float = math.inf
     null: float = 0.0
     level: float = 0.95
+    n_clusters: int | None = None
+
+    @property
+    def independence(self) -> str:
+        """What counts as independent: "images as independent", or clusters of so many images."""
+        return independence(self.n_images, self.n_clusters)
 
     @property
     def sources(self) -> str:
@@ -154,16 +169,27 @@ def placements(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.n
     return _placements(labels, scores[0])
 
 
-def mean_auc(labels: np.ndarray, scores: np.ndarray, level: float = 0.95) -> Estimate:
+def mean_auc(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    level: float = 0.95,
+    clusters: np.ndarray | None = None,
+) -> Estimate:
     """AUC averaged over seeds.
 
     The variance over images is DeLong's with placements averaged over seeds, one part a class:
     var(V10)/n1 + var(V01)/n0; the seeds' part is the variance of their AUCs over their number.
+    With clusters it is Obuchowski's (1997), equation for equation: with V10_k. and V01_k. the sums
+    over cluster k's m_k abnormal and n_k normal images, K10 and K01 the clusters that hold any,
+    S10 = K10 / ((K10 - 1) n1) Σ_k (V10_k. - m_k AUC)², S01 likewise, S11 = K / (K - 1)
+    Σ_k (V10_k. - m_k AUC) (V01_k. - n_k AUC): S10/n1 + S01/n0 + 2 S11/(n1 n0).
 
     Args:
         labels: shape (n,), 0 (normal) or 1 (abnormal), at least two of each.
         scores: shape (seeds, n): of each seed's whole ensemble; higher = more abnormal.
         level: nominal coverage of the interval, between 0 and 1.
+        clusters: integers, shape (n,); images of equal ones are near duplicates. None = images
+            count as independent.
 
     Returns:
         The mean AUC, a fraction, against chance (0.5). The interval is clipped to [0, 1]; with an
@@ -172,16 +198,21 @@ def mean_auc(labels: np.ndarray, scores: np.ndarray, level: float = 0.95) -> Est
         DeLong's variance says nothing there.
 
     Raises:
-        InputError: if shapes do not fit, a class has fewer than two images, there is no seed,
-            scores are not finite, or `level` is out of range.
+        InputError: if shapes do not fit, a class has fewer than two images or clusters, there is
+            no seed, scores are not finite, or `level` is out of range.
     """
     labels, scores = _checked(labels, scores, at_least=2)
     ill, well = _placements_by_seed(labels, scores)
-    return _estimate(ill.mean(1), (ill, well), null=0.5, level=level, bounds=(0, 1))
+    own = _by_class(labels, clusters)
+    return _estimate(ill.mean(1), (ill, well), own, null=0.5, level=level, bounds=(0, 1))
 
 
 def auc_difference(
-    labels: np.ndarray, a: np.ndarray, b: np.ndarray, level: float = 0.95
+    labels: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    level: float = 0.95,
+    clusters: np.ndarray | None = None,
 ) -> Estimate:
     """Mean AUC of `a` less mean AUC of `b`, paired by seed and by image.
 
@@ -193,6 +224,7 @@ def auc_difference(
         a: shape (seeds, n), higher = more abnormal.
         b: shape (seeds, n), the same images and seeds in the same order.
         level: nominal coverage of the interval, between 0 and 1.
+        clusters: as for `mean_auc`.
 
     Returns:
         The difference of fractions, above 0 where `a` is better, against 0; the interval is
@@ -206,10 +238,13 @@ def auc_difference(
     _check_pair(a, b)
     parts = zip(_placements_by_seed(labels, a), _placements_by_seed(labels, b), strict=True)
     ill, well = (one - other for one, other in parts)
-    return _estimate(ill.mean(1), (ill, well), null=0.0, level=level, bounds=(-1, 1))
+    own = _by_class(labels, clusters)
+    return _estimate(ill.mean(1), (ill, well), own, null=0.0, level=level, bounds=(-1, 1))
 
 
-def log_ratio(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> Estimate:
+def log_ratio(
+    a: np.ndarray, b: np.ndarray, level: float = 0.95, clusters: np.ndarray | None = None
+) -> Estimate:
     """log(mean a / mean b), paired by seed and by image, by the delta method.
 
     A seed's value is log(mean a_s) - log(mean b_s), and image i's influence on it
@@ -219,6 +254,7 @@ def log_ratio(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> Estimate:
         a: shape (seeds, m), above 0, at least two images.
         b: shape (seeds, m), the same images and seeds in the same order.
         level: nominal coverage of the interval, between 0 and 1.
+        clusters: integers, shape (m,), as for `mean_auc`.
 
     Returns:
         The natural logarithm, averaged over seeds, above 0 where `a` is larger, against 0.
@@ -229,7 +265,8 @@ def log_ratio(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> Estimate:
             not finite or not above 0, or `level` is out of range.
     """
     per_seed, influence = _log_ratio_by_seed(a, b)
-    return _estimate(per_seed, (influence,), null=0.0, level=level)
+    own = _samples((influence,), None if clusters is None else (clusters,))
+    return _estimate(per_seed, (influence,), own, null=0.0, level=level)
 
 
 def ratio_of_ratios(
@@ -238,6 +275,7 @@ def ratio_of_ratios(
     b_abnormal: np.ndarray,
     b_normal: np.ndarray,
     level: float = 0.95,
+    clusters: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Estimate:
     """The log of (mean a_abnormal / mean a_normal) / (mean b_abnormal / mean b_normal).
 
@@ -250,6 +288,8 @@ def ratio_of_ratios(
         b_abnormal: shape (seeds, m1), the same images and seeds as `a_abnormal`.
         b_normal: shape (seeds, m0), the same images and seeds as `a_normal`.
         level: nominal coverage of the interval, between 0 and 1.
+        clusters: integers, shapes (m1,) and (m0,), as for `mean_auc`; equal integers are one
+            cluster across the classes too.
 
     Returns:
         The natural logarithm, averaged over seeds, above 0 where `a` has more contrast, against 0.
@@ -264,7 +304,9 @@ def ratio_of_ratios(
             f"Abnormal images come with {len(ill)} seeds and normal ones with {len(well)}: give "
             "the same seeds for both."
         )
-    return _estimate(ill - well, (ill_influence, well_influence), null=0.0, level=level)
+    influences = ill_influence, -well_influence
+    own = _samples(influences, clusters)
+    return _estimate(ill - well, influences, own, null=0.0, level=level)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -381,7 +423,8 @@ def judge(claims: Sequence[Claim], alpha: float = 0.05) -> pd.DataFrame:
 
     Returns:
         One row a claim, in order: claim, difference, low, high (in the estimate's unit), p,
-        p_holm, n_seeds, sources, per_seed (text, the value of each seed), verdict.
+        p_holm, n_seeds, sources, independence (as `Estimate` has them), per_seed (text, the value
+        of each seed), verdict.
 
     Raises:
         InputError: if `alpha` is out of range.
@@ -405,6 +448,7 @@ def judge(claims: Sequence[Claim], alpha: float = 0.05) -> pd.DataFrame:
                 "p_holm": adjusted,
                 "n_seeds": estimate.n_seeds,
                 "sources": estimate.sources,
+                "independence": estimate.independence,
                 "per_seed": " ".join(f"{value:+.4f}" for value in estimate.per_seed),
                 "verdict": decided,
             }
@@ -415,6 +459,7 @@ def judge(claims: Sequence[Claim], alpha: float = 0.05) -> pd.DataFrame:
 def _estimate(
     per_seed: np.ndarray,
     influences: Sequence[np.ndarray],
+    clusters: Sequence[np.ndarray] | None,
     *,
     null: float,
     level: float,
@@ -422,12 +467,16 @@ def _estimate(
 ) -> Estimate:
     """Mean of `per_seed`, with Student's t.
 
-    `influences` has one array a separate sample of images, shape (seeds, images of the sample).
+    `influences` has one array a separate sample of images, shape (seeds, images of the sample), in
+    the sense that the value moves with the sum of the samples' means; `clusters` fits them.
     """
     if not 0 < level < 1:
         raise InputError(f"An interval's level lies between 0 and 1, not at {level}.")
     n_seeds, value = len(per_seed), float(per_seed.mean())
-    parts = [(x.mean(0).var(ddof=1) / x.shape[1], x.shape[1] - 1) for x in influences]
+    if clusters is None:
+        parts = [(x.mean(0).var(ddof=1) / x.shape[1], x.shape[1] - 1) for x in influences]
+    else:
+        parts = [_clustered_variance(influences, clusters)]
     seeds_vary = n_seeds >= SEEDS_FOR_VARIANCE
     if seeds_vary:
         parts.append((per_seed.var(ddof=1) / n_seeds, n_seeds - 1))
@@ -452,10 +501,69 @@ def _estimate(
         df=df,
         null=null,
         level=level,
+        n_clusters=None if clusters is None else len(np.unique(np.concatenate(clusters))),
     )
 
 
-def _welch_satterthwaite(parts: Sequence[tuple[float, int]]) -> float:
+def _clustered_variance(
+    influences: Sequence[np.ndarray], clusters: Sequence[np.ndarray]
+) -> tuple[float, float]:
+    """Variance of the sum of the samples' means, and its degrees of freedom.
+
+    Each sample has its own part, as DeLong's has one a class; clusters that reach over samples add
+    the covariance of their shares, each with the small-sample factor K / (K - 1) of the clusters it
+    is estimated from. The degrees of freedom are Welch-Satterthwaite's over these parts, and at
+    most the number of clusters less one.
+    """
+    names, which = np.unique(np.concatenate(clusters), return_inverse=True)
+    sizes = np.cumsum([len(own) for own in clusters])[:-1]
+    sums, counts = [], []
+    for x, own in zip(influences, np.split(which, sizes), strict=True):
+        share = x.mean(0)
+        sums.append(np.bincount(own, (share - share.mean()) / len(share), len(names)))
+        counts.append(int((np.bincount(own, minlength=len(names)) > 0).sum()))
+    parts = [(k / (k - 1) * float(s @ s), k - 1) for s, k in zip(sums, counts, strict=True)]
+    if len(sums) == 2:
+        k = len(names)
+        parts.append((k / (k - 1) * 2 * float(sums[0] @ sums[1]), k - 1))
+    variance = sum(v for v, _ in parts)
+    squares = sum(v**2 / d for v, d in parts)
+    return variance, min(variance**2 / squares, len(names) - 1) if squares > 0 else len(names) - 1
+
+
+def _by_class(
+    labels: np.ndarray, clusters: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Clusters of the abnormal and of the normal images, checked."""
+    if clusters is None:
+        return None
+    clusters = check_clusters(clusters, len(labels))
+    own = clusters[labels == 1], clusters[labels == 0]
+    _check_many(own)
+    return own
+
+
+def _samples(
+    influences: Sequence[np.ndarray], clusters: Sequence[np.ndarray] | None
+) -> tuple[np.ndarray, ...] | None:
+    """Clusters of separate samples of images, checked."""
+    if clusters is None:
+        return None
+    pairs = zip(clusters, influences, strict=True)
+    own = tuple(check_clusters(one, x.shape[1]) for one, x in pairs)
+    _check_many(own)
+    return own
+
+
+def _check_many(clusters: Sequence[np.ndarray]) -> None:
+    if min(len(np.unique(own)) for own in clusters) < 2:
+        raise InputError(
+            "All images of a class are in one cluster: they are one piece of evidence, and an "
+            "interval takes at least two."
+        )
+
+
+def _welch_satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
     """Degrees of freedom of a sum of variances v with d each: (Σ v)² / Σ (v² / d); Welch 1947."""
     return float(sum(v for v, _ in parts) ** 2 / sum(v**2 / d for v, d in parts))
 

@@ -168,3 +168,55 @@ def test_coverage_of_a_known_auc():
 
 def test_an_interval_reads_as_percent():
     assert str(Interval(0.8714, 0.85, 0.8901, 100, 0.95)) == "87.1 (85.0 to 89.0)"
+
+
+# --- clusters of near duplicates ---
+
+
+def noisy(rng, clusters, shift=1.0):
+    """Labels and scores of images whose clusters share their level."""
+    labels = clusters % 2
+    return labels, rng.normal(size=clusters.max() + 1)[clusters] + shift * labels
+
+
+def test_clusters_of_one_image_are_images():
+    rng = np.random.default_rng(0)
+    labels, scores = noisy(rng, np.arange(60))
+    plain = bootstrap_interval(labels, scores, resamples=200)
+    assert bootstrap_interval(labels, scores, resamples=200, clusters=np.arange(60)) == plain
+
+
+@pytest.mark.parametrize("metric", [auc, average_precision])
+def test_copies_of_an_image_add_no_evidence(metric):
+    """Every image four times: resampled as clusters, the interval is that of one copy."""
+    labels, scores = noisy(np.random.default_rng(1), np.arange(80))
+    four = np.arange(80).repeat(4)
+    once = bootstrap_interval(labels, scores, metric, resamples=400)
+    respected = bootstrap_interval(labels[four], scores[four], metric, resamples=400, clusters=four)
+    ignored = bootstrap_interval(labels[four], scores[four], metric, resamples=400)
+    assert (respected.low, respected.high) == pytest.approx((once.low, once.high), abs=1e-9)
+    assert ignored.high - ignored.low < 0.6 * (once.high - once.low)
+
+
+def test_mixed_clusters_keep_their_images_together():
+    """A cluster of a normal and an abnormal image: either both are drawn, or neither."""
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    seen = []
+
+    def count(drawn, scores):
+        seen.append((int((drawn == 0).sum()), int((drawn == 1).sum()), *sorted(scores)))
+        return 0.5
+
+    clusters = np.array([5, 5, 2, 2, 9, 4])
+    bootstrap_interval(labels, np.arange(6.0), count, resamples=100, clusters=clusters)
+    resamples = [s for s in seen if len(s) == 8]
+    assert len(resamples) == len(seen)  # two mixed clusters and one of either class: six images
+    for normal, abnormal, *drawn in resamples:
+        assert normal == abnormal == 3
+        assert drawn.count(0.0) == drawn.count(1.0) and drawn.count(2.0) == drawn.count(3.0)
+        assert drawn.count(4.0) == drawn.count(5.0) == 1
+
+
+def test_clusters_that_do_not_fit_are_refused(refused):
+    with refused("one integer an image"):
+        bootstrap_interval(np.array([0, 1]), np.array([0.0, 1.0]), clusters=np.array([0.5, 1]))

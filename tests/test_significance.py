@@ -709,3 +709,203 @@ def test_scipy_waits_until_it_is_needed():
     code = "import sys, d2ue.significance; print('scipy.stats' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+# Clusters
+
+
+def with_duplicates(rng, n: int, *, seeds: int = 3, share: float = 0.4, mixed: float = 0.1):
+    """n clusters of images: some are two to four near duplicates, a few with either label.
+
+    Near duplicates share their level but for a little noise. Abnormal images are shifted by 1.
+    """
+    sizes = np.where(rng.random(n) < share, rng.integers(2, 5, n), 1)
+    label = (np.arange(n) % 2).repeat(sizes)
+    clusters = np.arange(n).repeat(sizes)
+    turned = (rng.random(n) < mixed)[clusters] & (rng.random(len(label)) < 0.5)
+    label = np.where(turned, 1 - label, label)
+    level = rng.normal(size=n)[clusters] + label
+    return label, level + 0.1 * rng.normal(size=(seeds, len(label))), clusters
+
+
+def obuchowski(labels, clusters, ill, well, seeds) -> float:
+    """The variance of Obuchowski 1997 in loops, from placements (or their differences)."""
+    ill, well = np.asarray(ill).mean(0), np.asarray(well).mean(0)
+    area_ill, area_well = ill.mean(), well.mean()
+    ill, well = iter(ill), iter(well)
+    sums: dict[int, list[float]] = {}
+    for label, cluster in zip(labels, clusters, strict=True):
+        own = sums.setdefault(cluster, [0.0, 0.0, 0.0, 0.0])  # V10, m, V01, n of the cluster
+        own[0 if label else 2] += next(ill) if label else next(well)
+        own[1 if label else 3] += 1
+    k = len(sums)
+    k10, k01 = (sum(own[i] > 0 for own in sums.values()) for i in (1, 3))
+    m, n = (sum(own[i] for own in sums.values()) for i in (1, 3))
+    first = [own[0] - own[1] * area_ill for own in sums.values()]
+    second = [own[2] - own[3] * area_well for own in sums.values()]
+    s10 = k10 / ((k10 - 1) * m) * sum(x * x for x in first)
+    s01 = k01 / ((k01 - 1) * n) * sum(x * x for x in second)
+    s11 = k / (k - 1) * sum(x * y for x, y in zip(first, second, strict=True))
+    return s10 / m + s01 / n + 2 * s11 / (m * n)
+
+
+def test_clusters_by_hand():
+    """Abnormal 3, 1, 3 and normal 2, 0; the first and the third are one image twice.
+
+    V10 = 1, 1/2, 1, mean 5/6; less it 1/6, -1/3, 1/6: clusters 1/3 and -1/3; over 3 images 1/9,
+    two clusters: 2 (1/81 + 1/81) = 4/81. V01 = 2/3, 1: ∓1/6 over 2 images 1/12: 2 · 2/144 = 1/36.
+    """
+    labels, scores = np.array([1, 1, 1, 0, 0]), np.array([[3.0, 1.0, 3.0, 2.0, 0.0]])
+    one = mean_auc(labels, scores, clusters=np.array([7, 4, 7, 1, 2]))
+    assert one.value == pytest.approx(5 / 6)
+    assert one.se**2 == pytest.approx(4 / 81 + 1 / 36)
+    assert one.df == pytest.approx((4 / 81 + 1 / 36) ** 2 / ((4 / 81) ** 2 + (1 / 36) ** 2))
+    assert (one.n_images, one.n_clusters) == (5, 4)
+    assert one.independence == "clusters respected (4 clusters of 5 images)"
+    assert mean_auc(labels, scores).independence == "images as independent"
+    # The abnormal 1 and the normal 2 are one cluster: -1/9 and -1/12 meet, k = 3 of them.
+    mixed = mean_auc(labels, scores, clusters=np.array([7, 4, 7, 4, 2]))
+    assert mixed.se**2 == pytest.approx(4 / 81 + 1 / 36 + 3 / 2 * 2 * (1 / 9) * (1 / 12))
+    assert mixed.df <= 2
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 5])
+def test_clusters_of_one_image_change_nothing(seeds):
+    rng = np.random.default_rng(seeds)
+    labels, a = simulated(rng, seeds, 20)
+    _, b = simulated(rng, seeds, 20)
+    own = rng.permutation(40)
+    positive_a, positive_b = np.exp(a), np.exp(b)
+    ill, well = labels == 1, labels == 0
+    pairs = [
+        (mean_auc(labels, a), mean_auc(labels, a, clusters=own)),
+        (auc_difference(labels, a, b), auc_difference(labels, a, b, clusters=own)),
+        (log_ratio(positive_a, positive_b), log_ratio(positive_a, positive_b, clusters=own)),
+        (
+            ratio_of_ratios(a[:, ill] ** 2, a[:, well] ** 2, b[:, ill] ** 2, b[:, well] ** 2),
+            ratio_of_ratios(
+                a[:, ill] ** 2,
+                a[:, well] ** 2,
+                b[:, ill] ** 2,
+                b[:, well] ** 2,
+                clusters=(own[ill], own[well]),
+            ),
+        ),
+    ]
+    for plain, clustered in pairs:
+        for field in ("value", "low", "high", "se", "p", "df", "n_images", "per_seed"):
+            assert getattr(clustered, field) == pytest.approx(getattr(plain, field)), field
+        assert (plain.n_clusters, clustered.n_clusters) == (None, 40)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=25, deadline=None)
+def test_the_variance_is_obuchowskis(seed):
+    rng = np.random.default_rng(seed)
+    labels, a, clusters = with_duplicates(rng, 14, share=0.6, mixed=0.4)
+    b = rng.normal(size=a.shape)
+    v = [[counted(labels, row)[k] for row in a] for k in (0, 1)]
+    w = [[counted(labels, row)[k] for row in b] for k in (0, 1)]
+    variance = obuchowski(labels, clusters, *v, 3)
+    assert mean_auc(labels, a, clusters=clusters).se ** 2 == pytest.approx(variance, abs=1e-12)
+    gap = [np.subtract(x, y) for x, y in zip(v, w, strict=True)]
+    found = auc_difference(labels, a, b, clusters=clusters)
+    assert found.se**2 == pytest.approx(obuchowski(labels, clusters, *gap, 3), abs=1e-12)
+    order = rng.permutation(len(labels))  # neither the order nor the names of clusters matter
+    moved = auc_difference(
+        labels[order], a[:, order], b[:, order], clusters=1000 - 3 * clusters[order]
+    )
+    assert (moved.se, moved.df) == pytest.approx((found.se, found.df))
+
+
+def resampled(rng, clusters):
+    """Positions of the images of as many clusters, drawn with replacement."""
+    names = np.unique(clusters)
+    return np.concatenate([np.flatnonzero(clusters == k) for k in rng.choice(names, len(names))])
+
+
+def test_standard_errors_with_clusters_are_the_cluster_bootstraps():
+    """Clusters of either class and of both resampled together, whatever they hold."""
+    rng = np.random.default_rng(1)
+    labels, a, clusters = with_duplicates(rng, 160, mixed=0.3)
+    b = a + rng.normal(size=160)[clusters] + 0.5 * rng.normal(size=a.shape)
+    ill, well = labels == 1, labels == 0
+    drawn = []
+    for _ in range(500):
+        which = resampled(rng, clusters)
+        areas = [np.mean([roc_auc_score(labels[which], s[which]) for s in x]) for x in (a, b)]
+        means = {}
+        for kind in (0, 1):
+            own = which[labels[which] == kind]
+            means[kind] = np.mean(np.log(np.exp(a[:, own]).mean(1) / np.exp(b[:, own]).mean(1)))
+        drawn.append((areas[0], areas[0] - areas[1], means[1], means[1] - means[0]))
+    spread = np.std(drawn, axis=0)
+    x, y = np.exp(a), np.exp(b)
+    found = [
+        mean_auc(labels, a, clusters=clusters),
+        auc_difference(labels, a, b, clusters=clusters),
+        log_ratio(x[:, ill], y[:, ill], clusters=clusters[ill]),
+        ratio_of_ratios(
+            x[:, ill], x[:, well], y[:, ill], y[:, well], clusters=(clusters[ill], clusters[well])
+        ),
+    ]
+    assert [estimate.se for estimate in found] == pytest.approx(list(spread), rel=0.12)
+    assert mean_auc(labels, a).se < 0.85 * found[0].se  # duplicates are no evidence
+
+
+def test_an_image_given_thrice_adds_no_evidence():
+    """Every image thrice: the interval of one copy, but for the small-sample factors."""
+    rng = np.random.default_rng(0)
+    labels, a = simulated(rng, 3, 40)
+    _, b = simulated(rng, 3, 40)
+    thrice = np.arange(80).repeat(3)
+    for function, scores in ((mean_auc, (a,)), (auc_difference, (a, b))):
+        once = function(labels, *scores)
+        copies = [s[:, thrice] for s in scores]
+        respected = function(labels[thrice], *copies, clusters=thrice)
+        ignored = function(labels[thrice], *copies)
+        assert (respected.value, respected.se) == pytest.approx((once.value, once.se))
+        assert ignored.se == pytest.approx(once.se / math.sqrt(3), rel=0.02)
+    # seeds vary as before, whatever the clusters
+    labels, a = simulated(rng, 5, 40)
+    respected = mean_auc(labels[thrice], a[:, thrice], clusters=thrice)
+    assert respected.seeds_vary and respected.se == pytest.approx(mean_auc(labels, a).se)
+    assert respected.df == pytest.approx(mean_auc(labels, a).df)
+
+
+def test_coverage_with_near_duplicates():
+    """95 % intervals: they hold with clusters, and would not hold without them."""
+    truth, held, ignored = stats.norm.cdf(1 / math.sqrt(2 * 1.01)), 0, 0
+    for seed in range(300):
+        labels, scores, clusters = with_duplicates(
+            np.random.default_rng(seed), 120, seeds=1, mixed=0
+        )
+        one, other = mean_auc(labels, scores, clusters=clusters), mean_auc(labels, scores)
+        held += one.low <= truth <= one.high
+        ignored += other.low <= truth <= other.high
+    assert 0.91 <= held / 300 <= 0.985
+    assert ignored < held - 15
+
+
+def test_verdicts_say_what_was_independent():
+    labels, scores, clusters = with_duplicates(np.random.default_rng(0), 60)
+    frame = judge([Claim("x", auc_difference(labels, scores, -scores, clusters=clusters))])
+    assert frame["independence"].tolist() == [
+        f"clusters respected (60 clusters of {len(labels)} images)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("clusters", "words"),
+    [
+        (np.zeros(5, int), ("one integer an image", "4 images")),
+        (np.arange(4.0), ("float64",)),
+        (np.array([[0, 1, 2, 3]]), ("(1, 4)",)),
+        (np.array([5, 5, 1, 2]), ("in one cluster", "at least two")),
+    ],
+)
+def test_clusters_that_do_not_fit_are_refused(clusters, words, refused):
+    with refused(*words):
+        mean_auc(LABELS, SCORES[None], clusters=clusters)
+    with refused(*words):
+        auc_difference(LABELS, SCORES[None], -SCORES[None], clusters=clusters)

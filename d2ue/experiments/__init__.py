@@ -1,12 +1,21 @@
 """Experiments: what the notebooks run, and tables out of it.
 
 `quick` scores a few ensembles at hand; `tables` says which runs stand behind every cell of the
-paper's tables, and lays them out; `claims` tests what the paper says of them; `batch` trains and
-scores all of it, however long it takes.
+paper's tables, and lays them out; `claims` tests what the paper says of them; `cleaned` draws them
+without the test images that have near duplicates in train; `batch` trains and scores all of it,
+however long it takes.
 """
 
-from d2ue.experiments.batch import Report, Settings, obtain, save_tables
+from d2ue.experiments.batch import Report, Settings, obtain, save_tables, score_controls
 from d2ue.experiments.claims import central_verdicts, verdicts
+from d2ue.experiments.cleaned import (
+    cleaned_cells,
+    cleaned_verdicts,
+    published_and_cleaned,
+    save_cleaned,
+    show_cleaned,
+    show_cleaned_verdicts,
+)
 from d2ue.experiments.quick import (
     ROW_NAMES,
     examples,
@@ -41,6 +50,8 @@ __all__ = [
     "Settings",
     "about",
     "central_verdicts",
+    "cleaned_cells",
+    "cleaned_verdicts",
     "collect",
     "differences",
     "examples",
@@ -49,12 +60,17 @@ __all__ = [
     "markdown",
     "obtain",
     "paper_layout",
+    "published_and_cleaned",
     "readings",
     "reconstruction_ratio",
     "rows",
+    "save_cleaned",
     "save_results",
     "save_tables",
+    "score_controls",
     "score_table",
+    "show_cleaned",
+    "show_cleaned_verdicts",
     "show_verdicts",
     "summarise",
     "ticks",

@@ -22,9 +22,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
+from d2ue.clusters import read_clusters
 from d2ue.config import TrainConfig
 from d2ue.datasets import BUILT_IN
 from d2ue.datasets.registry import load_named
@@ -36,11 +38,13 @@ from d2ue.experiments.tables import Cell, Row, collect, layout, markdown, rows, 
 from d2ue.progress import bar as progress_bar
 from d2ue.results import (
     DataKey,
+    Record,
     data_keys,
     has_record,
     put_record,
     read_records,
     record_name,
+    score_control,
     score_record,
 )
 from d2ue.runs import Store, write_text
@@ -52,6 +56,8 @@ from d2ue.training import (
     train_learner,
     train_learners,
 )
+
+ClustersByName = dict[str, np.ndarray]
 
 #: How often a task may be lost with its process (killed, out of memory) before it is given up.
 ATTEMPTS = 3
@@ -68,6 +74,7 @@ class Task:
         config: the ensemble's settings.
         number: of the learner; 0 for scores.
         needs: names of the learners that must be there first.
+        control: of scores: which control they are of; "" for a trained ensemble.
     """
 
     name: str
@@ -76,10 +83,15 @@ class Task:
     config: TrainConfig
     number: int
     needs: frozenset[str]
+    control: str = ""
 
     def __str__(self) -> str:
         """Such as `learner 2 of AE, seed 1, cka at z, lambda 1`."""
         c = self.config
+        if self.control:
+            of = {"untrained": "an untrained ensemble", "gradient": "a single learner's gradient"}
+            tail = f", {c.backbone}, seed {c.seed}" if self.control in of else ""
+            return f"control: {of.get(self.control, 'the images alone')}{tail}"
         repulsion = f", {c.similarity} at {c.layer}, lambda {c.repulsion_weight:g}"
         what = "scores" if self.kind == "score" else f"learner {self.number}"
         tail = repulsion if c.repels and self.number != 1 else ""
@@ -147,25 +159,29 @@ def plan(
             check_images(row.config, dataset.train)
         for seed in seeds:
             for row in rows:
-                _add(found, store, position, key, row.config.replace(seed=seed))
+                _add(found, store, position, key, row.config.replace(seed=seed), row.control)
     return found
 
 
-def _add(found: Plan, store: Store, position: int, key: DataKey, config: TrainConfig) -> None:
-    record = record_name(config, key)
+def _add(
+    found: Plan, store: Store, position: int, key: DataKey, config: TrainConfig, control: str
+) -> None:
+    record = record_name(config, key, control)
     if record in found.wanted:
         return
     found.wanted.add(record)
     if has_record(store, record):
         found.cached.add(record)
         return
-    learners = [learner_name(config, k, key.train) for k in range(1, config.n_learners + 1)]
+    trained = 0 if control in ("images", "untrained") else config.n_learners
+    learners = [learner_name(config, k, key.train) for k in range(1, trained + 1)]
     for number, name in enumerate(learners, 1):
         if name not in found.tasks and not store.has(name):
             # A learner that is not repelled needs nobody.
             seniors = frozenset(learners[: number - 1] if config.repels else ())
             found.tasks[name] = Task(name, "train", position, config, number, seniors)
-    found.tasks[record] = Task(record, "score", position, config, 0, frozenset(learners))
+    needs = frozenset(learners)
+    found.tasks[record] = Task(record, "score", position, config, 0, needs, control)
 
 
 def run(
@@ -243,7 +259,7 @@ def _run_on_device(found: Plan, store: Store, device: str, report: Report, bar: 
     """All learners of a data set as replicas in this process; then the scores."""
     for position, dataset in enumerate(found.datasets):
         own = [task for task in found.tasks.values() if task.data == position]
-        configs = [task.config for task in own if task.kind == "score"]
+        configs = [task.config for task in own if task.kind == "score" and task.needs]
         # One that fails does not keep the others' learners from the store.
         with contextlib.suppress(D2UEError):
             train_ensembles(
@@ -290,14 +306,43 @@ def _do(
         train_learner(c, task.number, dataset.train, device=device, store=store, report=report)
         return
     key = DataKey.of(dataset)
+    if task.control and not task.needs:
+        put_record(store, score_control(task.control, c, dataset, key, device=device))
+        report(1)
+        return
     learners = []
     for number in range(1, c.n_learners + 1):
         learner = store.get(learner_name(c, number, key.train))
         assert learner is not None
         learners.append(learner)
     ensemble = join(c, [x.network for x in learners], key.train, [x.history for x in learners])
-    put_record(store, score_record(ensemble.to(device), dataset.labelled, key))
+    if task.control:
+        record = score_control(task.control, c, dataset, key, ensemble.to(device))
+    else:
+        record = score_record(ensemble.to(device), dataset.labelled, key)
+    put_record(store, record)
     report(1)
+
+
+def score_controls(settings: Settings, store: Store) -> Report:
+    """Score what of a table's controls can be scored with the learners that a store holds.
+
+    Nothing is trained: a single learner's gradient whose learner is not there is among the report's
+    `skipped`. `run` of a plan with the rows of "controls" trains it.
+
+    Args:
+        settings: data sets, their folder, and seeds.
+        store: where learners are looked for, and scores are kept.
+
+    Raises:
+        InputError: if data cannot be used.
+    """
+    datasets = settings.load()
+    if not datasets:
+        raise InputError("Controls look at images: give the folder that they lie in.")
+    found = plan(settings.rows("controls"), datasets, settings.seed_list, store)
+    found.tasks = {name: task for name, task in found.tasks.items() if task.kind == "score"}
+    return run(found, store, jobs=1, device="cpu", progress=False)
 
 
 def _work(
@@ -456,6 +501,8 @@ class Settings:
         backbones: those of "ae,memae,aeu" to keep; "" = the table's.
         base: settings that the tables' rows do not set themselves.
         n_train, n_test: so many images, drawn once with seed 0; 0 = all.
+        clusters: files of near duplicates (`d2ue.clusters`), one a data set in their order,
+            separated by commas; "" where none are known. Intervals and tests then respect them.
     """
 
     datasets: str
@@ -466,6 +513,7 @@ class Settings:
     base: TrainConfig = field(default_factory=TrainConfig)
     n_train: int = 0
     n_test: int = 0
+    clusters: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -523,6 +571,7 @@ class Settings:
             "batch_size": self.base.batch_size,
             "n_train": self.n_train,
             "n_test": self.n_test,
+            "clusters": self.clusters,
         }
         return values | ({"backbones": self.backbones} if notebook == "table2" else {})
 
@@ -533,8 +582,40 @@ class Settings:
 
     def rows(self, table: str) -> list[Row]:
         """The rows of a table."""
-        kept = [b for b in _listed(self.backbones) if table == "table2"]
+        kept = [b for b in _listed(self.backbones) if table in ("table2", "controls")]
         return rows(table, self.base, kept)
+
+    def read_clusters(self, keys: Sequence[DataKey], records: Iterable[Record]) -> ClustersByName:
+        """Clusters of near duplicates among the test images, by data set; those that are known.
+
+        Args:
+            keys: of the data sets, in their order.
+            records: what the clusters are to be used with.
+
+        Raises:
+            InputError: if there are not as many files as data sets, or one is of other images than
+                the records: their labels differ.
+        """
+        if not self.clusters.strip():
+            return {}
+        files = [text.strip() for text in self.clusters.split(",")]
+        if len(files) != len(keys):
+            raise InputError(
+                f"There are {len(keys)} data sets and {len(files)} files of clusters: give one for "
+                "each, in the same order; nothing between two commas where none are known."
+            )
+        labels = {record.data: record.labels for record in records}
+        found = {}
+        for file, key in zip(files, keys, strict=True):
+            if file:
+                own = read_clusters(file)
+                if key in labels and not np.array_equal(own.labels, labels[key]):
+                    raise InputError(
+                        f"{file} has clusters of {len(own.labels)} test images that are not those "
+                        f"of {key.name} ({len(labels[key])}, in the order of their labels)."
+                    )
+                found[key.name] = own.test
+        return found
 
 
 def obtain(
@@ -582,8 +663,10 @@ def obtain(
                 "folder with the images to have them computed."
             )
         keys = [known[name] for name in settings.names]
+    clusters = settings.read_clusters(keys, records.values())
     cells = {
-        table: collect(settings.rows(table), records, keys, settings.seed_list) for table in tables
+        table: collect(settings.rows(table), records, keys, settings.seed_list, clusters)
+        for table in tables
     }
     return cells, report
 
@@ -611,7 +694,8 @@ def save_tables(
         InputError: if the folder cannot be written to.
     """
     record = {**dataclasses.asdict(settings), "failed": report.failed, "skipped": report.skipped}
-    for place in ("data", "results"):  # results travel; where they lay on this machine does not
+    # Results travel; where they lay on this machine does not.
+    for place in ("data", "results", "clusters"):
         record[place] = ",".join(Path(text).name for text in _listed(record[place]))
     folder = save_results(out, record, tables, figures)
     for name, table in tables.items():
@@ -620,9 +704,15 @@ def save_tables(
         head = (
             f"{name} of {settings.datasets}: {settings.base.epochs} epochs, batches of "
             f"{settings.base.batch_size}, seeds {', '.join(map(str, settings.seed_list))}. "
-            f"Made by {notebook}; every setting is in parameters.json."
+            f"Made by {notebook}; every setting is in parameters.json. Intervals and tests: "
+            f"{_independence(table)}."
         )
         write_text(folder / f"{name}.md", f"{head}\n\n{text}")
+
+
+def _independence(table: pd.DataFrame) -> str:
+    known = table["independence"].dropna().unique() if "independence" in table else []
+    return "; ".join(map(str, known)) or "none"
 
 
 def _listed(text: str) -> list[str]:

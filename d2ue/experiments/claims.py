@@ -15,8 +15,9 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from d2ue.controls import IMAGE_CONTROLS
 from d2ue.datasets.types import ABNORMAL, NORMAL
-from d2ue.experiments.tables import LEARNERS, WEIGHTS, Cell
+from d2ue.experiments.tables import BACKBONE_TITLES, CONTROL_GROUP, LEARNERS, WEIGHTS, Cell
 from d2ue.results import RECONSTRUCTION
 from d2ue.significance import (
     Claim,
@@ -40,7 +41,8 @@ def verdicts(table: str, cells: Sequence[Cell]) -> pd.DataFrame:
 
     Args:
         table: as for `d2ue.experiments.tables.rows`.
-        cells: its cells.
+        cells: its cells; for "controls" those of table2 and of the controls. Cells that know
+            clusters of near duplicates are compared by them.
 
     Returns:
         One row a claim and data set: the columns of `d2ue.significance.judge` after "dataset".
@@ -113,21 +115,35 @@ def _central(group: str, with_: Cell, without: Cell) -> Iterable[Claim]:
         return cell.scores(method, seeds)[:, which]
 
     margin = math.log(KEPT_WITHIN)
+    clusters = with_.clusters
+    of_normal, of_abnormal = (None if clusters is None else clusters[k] for k in (normal, abnormal))
     yield Claim(
         f"{group}: RAR keeps the reconstruction error of normals (within 5 %)",
-        log_ratio(values(with_, RECONSTRUCTION, normal), values(without, RECONSTRUCTION, normal)),
+        log_ratio(
+            values(with_, RECONSTRUCTION, normal),
+            values(without, RECONSTRUCTION, normal),
+            clusters=of_normal,
+        ),
         "equal",
         margin,
     )
     yield Claim(
         f"{group}: RAR keeps the disagreement on normals (within 5 %)",
-        log_ratio(values(with_, "output", normal), values(without, "output", normal)),
+        log_ratio(
+            values(with_, "output", normal),
+            values(without, "output", normal),
+            clusters=of_normal,
+        ),
         "equal",
         margin,
     )
     yield Claim(
         f"{group}: RAR raises the disagreement on anomalies",
-        log_ratio(values(with_, "output", abnormal), values(without, "output", abnormal)),
+        log_ratio(
+            values(with_, "output", abnormal),
+            values(without, "output", abnormal),
+            clusters=of_abnormal,
+        ),
         "greater",
         None,
     )
@@ -138,6 +154,7 @@ def _central(group: str, with_: Cell, without: Cell) -> Iterable[Claim]:
             values(with_, "output", normal),
             values(without, "output", abnormal),
             values(without, "output", normal),
+            clusters=None if clusters is None else (of_abnormal, of_normal),
         ),
         "greater",
         None,
@@ -145,6 +162,11 @@ def _central(group: str, with_: Cell, without: Cell) -> Iterable[Claim]:
 
 
 def _common(a: Cell, b: Cell) -> list[int]:
+    """Seeds that both were run on; what no seed acts on was run on all of the other's."""
+    if a.row.deterministic and a.records:
+        return sorted(b.records)
+    if b.row.deterministic and b.records:
+        return sorted(a.records)
     return sorted(a.records.keys() & b.records.keys())
 
 
@@ -154,11 +176,15 @@ def _auc_claim(text: str, better: Cell | None, worse: Cell | None) -> Claim | No
     if not better or not worse or not seeds:
         return None
     scores = better.scores(seeds=seeds), worse.scores(seeds=seeds)
-    return Claim(text, auc_difference(better.labels, *scores), "greater", None)
+    estimate = auc_difference(better.labels, *scores, clusters=better.clusters)
+    return Claim(text, estimate, "greater", None)
 
 
 def _pairs(table: str, cells: Iterable[tuple[str, str]]) -> list[Pair]:
-    groups = dict.fromkeys(group for _, group in cells)
+    groups = dict.fromkeys(group for _, group in cells if group != CONTROL_GROUP)
+    if table == "controls":
+        rivals = [label for label, group in cells if group == CONTROL_GROUP]
+        return _against_controls(list(groups), rivals)
     return _PAIRS[table](list(groups))
 
 
@@ -182,6 +208,24 @@ def _table2(groups: list[str]) -> list[Pair]:
             (f"{g}: both beat the ensemble's reconstruction error", both, ("Ens", g)),
         ]
     return pairs
+
+
+def _against_controls(groups: list[str], rivals: list[str]) -> list[Pair]:
+    """The whole method against every control that has a direction: ours, not the paper's."""
+    undirected = {control.title for control in IMAGE_CONTROLS.values() if not control.directed}
+    pairs: list[Pair] = []
+    for g in groups:
+        own = [x for x in rivals if x not in undirected and not _of_another(x, g)]
+        pairs += [
+            (f"{g}: both beat {label}", ("Unc+RAR+DSU", g), (label, CONTROL_GROUP)) for label in own
+        ]
+    return pairs
+
+
+def _of_another(label: str, group: str) -> bool:
+    """Whether a control is of another backbone than the group's."""
+    words = label.replace(",", "").split()
+    return any(title in words for title in BACKBONE_TITLES.values() if title != group)
 
 
 def _table3(_: list[str]) -> list[Pair]:

@@ -9,7 +9,8 @@ An ensemble's AUC is that of one ranking: of its own score, not a mean over lear
 | table | rows | paper |
 |---|---|---|
 | table1 | AE, MemAE, AEU (single learners), DDAD, Ours (AE), Ours (AEU) | AUC and AP on five sets |
-| table2 | Ens, Unc, +RAR, +DSU, both, by backbone; and four more of ours | AUC on five sets |
+| table2 | Ens, Unc, +RAR, +DSU, both, by backbone; and three more of ours | AUC on five sets |
+| controls | what needs no method, see `d2ue.controls`; stands under table2's rows | - |
 | table3 | the six similarities and debiased CKA, by Unc and by DSU | AUC on RSNA, Unc |
 | lambda | repulsion weights 0 to 10 | supplement, not printed |
 | layer | the nine layers, by CKA and by debiased CKA | supplement, not printed |
@@ -26,7 +27,9 @@ import numpy as np
 import pandas as pd
 
 from d2ue import paper
+from d2ue.clusters import check_clusters, independence
 from d2ue.config import TrainConfig, layer_names
+from d2ue.controls import IMAGE_CONTROLS
 from d2ue.datasets.registry import SOURCES, paper_title
 from d2ue.errors import InputError
 from d2ue.evaluation import auc, average_precision
@@ -50,6 +53,8 @@ class Row:
         method: the score, as in `d2ue.config.METHODS`.
         published: the paper's AUC by data set title ("Average" too); empty if it has none.
         published_ap: its AP likewise.
+        control: one of `d2ue.results.CONTROLS`; "" for a trained ensemble.
+        directed: whether higher was known to mean more abnormal before any label was looked at.
     """
 
     label: str
@@ -58,16 +63,28 @@ class Row:
     method: str
     published: Mapping[str, float]
     published_ap: Mapping[str, float]
+    control: str = ""
+    directed: bool = True
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether no seed acts on it: it is run once, whatever the seeds."""
+        return self.control == "images"
+
+    def record_name(self, key: DataKey, seed: int) -> str:
+        """The name of its record on a data set."""
+        return record_name(self.config.replace(seed=seed), key, self.control)
 
 
 def rows(table: str, base: TrainConfig | None = None, backbones: Sequence[str] = ()) -> list[Row]:
     """The rows of a table.
 
     Args:
-        table: "table1", "table2", "table3", "lambda", "layer", "learners".
+        table: "table1", "table2", "controls", "table3", "lambda", "layer", "learners".
         base: the settings that rows do not set themselves (epochs, batch size, ...); None = the
             paper's.
-        backbones: keep these alone; () = those of the table.
+        backbones: keep these alone; () = those of the table. Controls that look at images alone
+            have none, and stay.
 
     Raises:
         InputError: if the table is unknown, or has no row of these backbones.
@@ -76,7 +93,7 @@ def rows(table: str, base: TrainConfig | None = None, backbones: Sequence[str] =
         raise InputError(f"There is no table {table!r}: take one of {', '.join(_ROWS)}.")
     found = _ROWS[table](base or TrainConfig())
     if backbones:
-        found = [row for row in found if row.config.backbone in backbones]
+        found = [r for r in found if r.deterministic or r.config.backbone in backbones]
     if not found:
         raise InputError(f"{table} has no rows for {', '.join(backbones)}.")
     return found
@@ -122,6 +139,27 @@ def _table2(base: TrainConfig) -> list[Row]:
             values = paper.TABLE2.get((label, title), ())
             published = dict(zip(paper.COLUMNS, values, strict=False))
             found.append(Row(label, title, config, method, published, {}))
+    return found
+
+
+#: What stands under table 2's rows; also the group of these rows.
+CONTROL_GROUP = "control"
+
+
+def _controls(base: TrainConfig) -> list[Row]:
+    def row(label: str, method: str, control: str, directed: bool = True, **changes: Any) -> Row:
+        config = base.replace(**changes)
+        return Row(label, CONTROL_GROUP, config, method, {}, {}, control, directed)
+
+    found = [row(c.title, name, "images", c.directed) for name, c in IMAGE_CONTROLS.items()]
+    for backbone, title in BACKBONE_TITLES.items():
+        found.append(
+            row(f"{title}, gradient", "gradient", "gradient", backbone=backbone, n_learners=1)
+        )
+    for backbone, title in BACKBONE_TITLES.items():
+        for name, method in (("Ens", "ensemble"), ("Unc", "output"), ("Unc+DSU", "dual")):
+            free = {"backbone": backbone, "repulsion_weight": 0.0}
+            found.append(row(f"untrained {title}, {name}", method, "untrained", **free))
     return found
 
 
@@ -186,6 +224,7 @@ def _learners(base: TrainConfig) -> list[Row]:
 _ROWS = {
     "table1": _table1,
     "table2": _table2,
+    "controls": _controls,
     "table3": _table3,
     "lambda": _lambda,
     "layer": _layer,
@@ -194,7 +233,7 @@ _ROWS = {
 #: What each notebook of the batch draws.
 TABLES = {
     "table1": ("table1",),
-    "table2": ("table2",),
+    "table2": ("table2", "controls"),
     "table3": ("table3",),
     "ablations": ("lambda", "layer", "learners"),
 }
@@ -208,14 +247,17 @@ class Cell:
     Attributes:
         row: its row.
         data: the data set's key.
-        records: by seed; seeds that were not run are missing.
+        records: by seed; seeds that were not run are missing. A deterministic row has one.
         asked: the seeds that were asked for.
+        clusters: of near duplicates, an integer for each test image; None = images count as
+            independent.
     """
 
     row: Row
     data: DataKey
     records: Mapping[int, Record]
     asked: tuple[int, ...]
+    clusters: np.ndarray | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -226,7 +268,17 @@ class Cell:
         """float64 [seeds, images] by the row's method, or another."""
         seeds = sorted(self.records) if seeds is None else seeds
         method = method or self.row.method
-        return np.stack([self.records[seed].scores[method] for seed in seeds]).astype(np.float64)
+        return np.stack([self._record(s).scores[method] for s in seeds]).astype(np.float64)
+
+    def _record(self, seed: int) -> Record:
+        return next(iter(self.records.values())) if self.row.deterministic else self.records[seed]
+
+    @property
+    def independence(self) -> str:
+        """What counts as independent among the test images; see `d2ue.clusters`."""
+        tested = self.data.n_normal + self.data.n_abnormal
+        known = None if self.clusters is None else len(np.unique(self.clusters))
+        return independence(tested, known)
 
     def auc(self) -> list[float]:
         """Percent, by seed in order."""
@@ -242,6 +294,7 @@ def collect(
     records: Mapping[str, Record],
     data: Sequence[DataKey],
     seeds: Sequence[int],
+    clusters: Mapping[str, np.ndarray] | None = None,
 ) -> list[Cell]:
     """The cells of a table out of records; what was not run is an empty cell.
 
@@ -250,13 +303,24 @@ def collect(
         records: by name, as `d2ue.results.read_records` gives them.
         data: the data sets, in the order of the columns.
         seeds: the seeds asked for.
+        clusters: of near duplicates, by data set: an integer for each test image. Intervals and
+            tests of these cells resample clusters.
+
+    Raises:
+        InputError: if clusters do not fit the test images.
     """
+    clusters = clusters or {}
+    for key in data:
+        if key.name in clusters:
+            check_clusters(clusters[key.name], key.n_normal + key.n_abnormal)
     cells = []
     for row in rows(table) if isinstance(table, str) else table:
         for key in data:
-            named = {s: record_name(row.config.replace(seed=s), key) for s in seeds}
+            named = {
+                s: row.record_name(key, s) for s in (seeds[:1] if row.deterministic else seeds)
+            }
             found = {s: records[name] for s, name in named.items() if name in records}
-            cells.append(Cell(row, key, found, tuple(seeds)))
+            cells.append(Cell(row, key, found, tuple(seeds), clusters.get(key.name)))
     return cells
 
 
@@ -265,10 +329,11 @@ def long_table(cells: Sequence[Cell]) -> pd.DataFrame:
 
     Returns:
         Columns row, group, dataset, epochs, n_seeds, n_train, n_normal, n_abnormal, AUC, AUC_std,
-        AUC_low, AUC_high, interval ("images and seeds", or "images only" under five seeds), AP,
-        AP_std, prevalence, paper_AUC, AUC_difference, paper_AP, AP_difference, code_AUC (what the
-        released code itself gave, once), and the AUC of each seed as text; percent; empty where
-        there is nothing.
+        AUC_low, AUC_high, interval ("images and seeds", or "images only" under five seeds),
+        independence (whether clusters of near duplicates are respected), note (of controls:
+        "deterministic", "no known direction"), AP, AP_std, prevalence, paper_AUC, AUC_difference,
+        paper_AP, AP_difference, code_AUC (what the released code itself gave, once), and the AUC of
+        each seed as text; percent; empty where there is nothing.
     """
     lines = []
     for cell in cells:
@@ -286,35 +351,43 @@ def long_table(cells: Sequence[Cell]) -> pd.DataFrame:
             "prevalence": 100 * cell.data.n_abnormal / tested,
             "paper_AUC": cell.row.published.get(title, np.nan),
             "paper_AP": cell.row.published_ap.get(title, np.nan),
+            "note": _note(cell.row),
             "code_AUC": paper.RELEASED_CODE.get((title, cell.row.label, cell.row.group), (np.nan,))[
                 0
             ],
         }
         if cell.records:
             values, precisions = cell.auc(), cell.ap()
-            estimate = mean_auc(cell.labels, cell.scores())
+            estimate = mean_auc(cell.labels, cell.scores(), clusters=cell.clusters)
             line |= {
                 "AUC": np.mean(values),
                 "AUC_std": _std(values),
                 "AUC_low": 100 * estimate.low,
                 "AUC_high": 100 * estimate.high,
                 "interval": estimate.sources,
+                "independence": estimate.independence,
                 "AP": np.mean(precisions),
                 "AP_std": _std(precisions),
                 "AUC_by_seed": " ".join(
-                    f"{s}:{v:.2f}" for s, v in zip(sorted(cell.records), values, strict=True)
+                    f"{'any' if cell.row.deterministic else s}:{v:.2f}"
+                    for s, v in zip(sorted(cell.records), values, strict=True)
                 ),
             }
         lines.append(line)
     columns = (
         "row group dataset epochs n_seeds n_train n_normal n_abnormal AUC AUC_std AUC_low AUC_high "
-        "interval AP AP_std prevalence paper_AUC AUC_difference paper_AP AP_difference code_AUC "
-        "AUC_by_seed"
+        "interval independence note AP AP_std prevalence paper_AUC AUC_difference paper_AP "
+        "AP_difference code_AUC AUC_by_seed"
     )
     frame = pd.DataFrame(lines).reindex(columns=columns.split())
     for metric in ("AUC", "AP"):
         frame[f"{metric}_difference"] = frame[metric] - frame[f"paper_{metric}"]
     return frame
+
+
+def _note(row: Row) -> str:
+    notes = ["deterministic"] * row.deterministic + ["no known direction"] * (not row.directed)
+    return ", ".join(notes)
 
 
 def layout(frame: pd.DataFrame, metrics: Sequence[str] = ("AUC",)) -> pd.DataFrame:
@@ -323,7 +396,9 @@ def layout(frame: pd.DataFrame, metrics: Sequence[str] = ("AUC",)) -> pd.DataFra
     A cell reads `87.3 ± 0.2 (n = 3); paper 88.9, -1.6`: mean and standard deviation over n seeds,
     the published value and our difference from it. The best of a column is in **bold**, the second
     best in *italics*. Several data sets have an average at the end: of the sets that are there,
-    beside the paper's average of the same sets; only for rows run on all of them.
+    beside the paper's average of the same sets; only for rows run on all of them. Controls say in
+    the brackets after n whether they are deterministic, and how far their AUC is from 50 where no
+    direction of theirs was known beforehand.
 
     Args:
         frame: from `long_table`.
@@ -369,7 +444,10 @@ def _texts(own: pd.DataFrame, metric: str) -> pd.Series:
             return f"not run{paper_says}{code_says}"
         spread = "" if np.isnan(line[f"{metric}_std"]) else f" ± {line[f'{metric}_std']:.1f}"
         mark = marks.get(round(value, 1), "")
-        ours = f"{mark}{value:.1f}{mark}{spread} (n = {line['n_seeds']:.0f})"
+        notes = str(line.get("note", "") or "").split(", ") if metric == "AUC" else []
+        says = {"no known direction": f"|AUC - 50| = {abs(value - 50):.1f}"}
+        more = "".join(f", {says.get(note, note)}" for note in notes if note and note != "nan")
+        ours = f"{mark}{value:.1f}{mark}{spread} (n = {line['n_seeds']:.0f}{more})"
         return ours + (f"{paper_says}, {gap:+.1f}" if paper_says else "") + code_says
 
     return own.apply(text, axis=1)
@@ -419,13 +497,15 @@ def about(cells: Sequence[Cell]) -> list[str]:
     for key in dict.fromkeys(cell.data for cell in cells):
         tested = key.n_normal + key.n_abnormal
         own = [cell for cell in cells if cell.data == key]
-        counts = [len(cell.records) for cell in own]
-        run = f"{sum(n > 0 for n in counts)} of {len(own)} rows run, on {_range(counts)} seeds"
+        counts = [len(cell.records) for cell in own if not cell.row.deterministic]
+        run = sum(bool(cell.records) for cell in own)
+        seeds = f", on {_range(counts)} seeds" if counts else ""
         apart = departures(key, own[0].row.config)
         sentences.append(
             f"{key.name}: trained on {key.n_train} normal images; tested on {key.n_normal} normal "
             f"and {key.n_abnormal} abnormal ones ({100 * key.n_abnormal / tested:.1f} % abnormal, "
-            f"the chance level of AP); {run}."
+            f"the chance level of AP); {run} of {len(own)} rows run{seeds}; intervals: "
+            f"{own[0].independence}."
             + (f" Not the paper's numbers: {', '.join(apart)}." if apart else "")
         )
     return sentences
