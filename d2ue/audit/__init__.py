@@ -143,9 +143,7 @@ def audit(
     files.loc[readable, "nearest"] = nearest
     files.loc[readable, "neighbour"] = np.where(neighbour < 0, -1, readable[neighbour])
     identifiers = None if pattern is None else _identifiers(files, pattern)
-    return Audit(
-        name, files, images, pairs, candidates, _properties(files), identifiers, listing
-    )
+    return Audit(name, files, images, pairs, candidates, _properties(files), identifiers, listing)
 
 
 def _near_duplicates(files: pd.DataFrame, readable: np.ndarray, found: Pairs) -> pd.DataFrame:

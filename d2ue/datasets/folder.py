@@ -67,8 +67,8 @@ def load_folder(
         progress: show a bar once decoding has taken two seconds.
 
     Returns:
-        The data set, named after the folder (and the split, see `listing_name`). `train`: images (n, 1, image_size, image_size) uint8,
-        labels all 0. `test`: the same with labels 0 and 1, normal images first; None for a plain
+        The data set, named after the folder (and the split, see `listing_name`). `train`: images
+        (n, 1, image_size, image_size) uint8, labels all 0. `test`: the same with labels 0 and 1, normal images first; None for a plain
         folder or a data.json without test images. Names are those of data.json, in its order, or
         of the files, relative to the folder with "/", in natural order ("2.png" before "10.png").
 
