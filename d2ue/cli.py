@@ -1,4 +1,4 @@
-"""The commands `d2ue fit`, `score`, `reproduce`, `controls`, `datasets`, `download` and so on.
+"""The commands `d2ue fit`, `score`, `reproduce`, `audit`, `controls`, `datasets` and so on.
 
 Each command is a few calls of the module. Whatever is wrong with what was given ends in one
 sentence on standard error and exit code 2; Ctrl-C in exit code 130.
@@ -293,6 +293,51 @@ def controls(
         typer.echo(f"failed: {task}: {sentence}", err=True)
     if report.failed:
         raise D2UEError(f"{len(report.failed)} controls could not be scored.")
+
+
+@app.command("audit")
+def audit_folder(
+    folder: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER", help="images/ with data.json, a split beside it, or a plain folder"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="folder for the report")],
+    id_pattern: Annotated[
+        str | None,
+        typer.Option(metavar="REGEX", help="one group: the patient's part of a file name"),
+    ] = None,
+    clean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE",
+            help="also write a split without copies beside data.json: train = copies of training "
+            "images leave the test set; random = clusters go to a side drawn at random",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of the draws of --clean random")] = 0,
+) -> None:
+    """Look for duplicates, leaks and telling file properties before any image is scored."""
+    from d2ue.audit import audit
+    from d2ue.audit.report import text_report, write_report
+    from d2ue.audit.splits import cleaned_split, write_split
+
+    if clean not in (None, "train", "random"):
+        raise InputError(f"--clean is train or random, not {clean!r}.")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file: give --out a folder.")
+    found = audit(folder, id_pattern=id_pattern)
+    write_report(found, out)
+    typer.echo(text_report(found))
+    typer.echo(f"{out}: report.html shows the pairs; report.json and clusters.csv hold the rest.")
+    if clean is not None:
+        target = write_split(found, clean, seed)
+        about = cleaned_split(found, clean, seed)["about"]
+        typer.echo(
+            f"{target}: {about['left out']} images left out, {about['moved']} moved; give its path "
+            "where a folder is asked for."
+        )
 
 
 @app.command("datasets")

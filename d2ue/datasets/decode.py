@@ -110,15 +110,37 @@ def decode_image(path: str | os.PathLike[str], image_size: int) -> np.ndarray:
             picture, holds several (an animation, a TIFF of many pages), or has more than 8 bits a
             channel (their window has to be chosen, so they are refused until that is built).
     """
+    with opened_image(path) as image:
+        small = to_grey(image).resize((image_size, image_size), Image.Resampling.BILINEAR)
+        return np.asarray(small, dtype=np.uint8)
+
+
+@contextlib.contextmanager
+def opened_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """One 8-bit picture as Pillow opens it, for whoever needs more of it than grey pixels.
+
+    Raises:
+        InputError: as `decode_image`, also for what goes wrong with the picture in the body.
+    """
     try:
         if problem := _not_a_file(os.stat(path)):
             raise InputError(f"{show(path)} {problem}.")
-        with open(path, "rb") as file:
-            return _decode(file, path, image_size)
+        with open(path, "rb") as file, _checked_image(file, path) as image:
+            yield image
     except InputError:
         raise
     except Exception as error:  # whatever Pillow's two score of parsers raise on a damaged file
         raise InputError(f"{show(path)} {_reason(error, path)}.") from error
+
+
+def to_grey(image: Image.Image) -> Image.Image:
+    """Pillow's `convert("L")`; LAB, which it does not turn into grey, goes through sRGB."""
+    try:
+        return image.convert("L")
+    except ValueError:
+        if image.mode != "LAB":
+            raise
+        return image.convert("RGB").convert("L")
 
 
 def _not_a_file(status: os.stat_result) -> str | None:
@@ -132,7 +154,8 @@ def _not_a_file(status: os.stat_result) -> str | None:
     return None
 
 
-def _decode(file: BinaryIO, path: str | os.PathLike[str], image_size: int) -> np.ndarray:
+@contextlib.contextmanager
+def _checked_image(file: BinaryIO, path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     signed, by_extension = _readers()
     formats = by_extension.get(os.path.splitext(os.fspath(path))[1].lower(), signed)
     with Image.open(file, formats=formats) as image:
@@ -146,14 +169,7 @@ def _decode(file: BinaryIO, path: str | os.PathLike[str], image_size: int) -> np
                 f"{show(path)} holds more than one picture (pages or frames): "
                 "save each as a file of its own."
             )
-        try:
-            grey = image.convert("L")
-        except ValueError:
-            if image.mode != "LAB":
-                raise
-            grey = image.convert("RGB").convert("L")
-        small = grey.resize((image_size, image_size), Image.Resampling.BILINEAR)
-        return np.asarray(small, dtype=np.uint8)
+        yield image
 
 
 def _is_deep(image: Image.Image, file: BinaryIO) -> bool:

@@ -327,7 +327,7 @@ def _check_set(folder: Path, archive: str) -> None:
     """Whether data.json can be read and every file is there that it names, unlabelled ones too."""
     path = folder / "data.json"
     try:
-        split = _read_split(folder)
+        split = _read_split(folder / "data.json")
         if not split.train:
             raise _unusable(archive, "lists no training images in its data.json")
         names = split.train + split.normal + split.abnormal

@@ -5,7 +5,9 @@ Two layouts are read. The published one is that of the Med-AD benchmarks:
     folder/data.json    {"train": {"0": [names]}, "test": {"0": [names], "1": [names]}}
     folder/images/      the files named there; 0 = normal, 1 = abnormal
 
-A plain folder holds images and no data.json; sub-folders are read too.
+Another split of the same images may lie beside it, such as folder/data.cleaned.json; it is read
+where its path is given instead of the folder's. A plain folder holds images and no data.json;
+sub-folders are read too.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from d2ue.datasets.decode import (
 from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
 from d2ue.errors import InputError
 
+DATA_JSON = "data.json"
 _DATA_JSON_LIMIT = 64 * 2**20  # bytes; 50,000 names take about one MiB
 # A sub-folder of such a name says "not all of this is normal training images".
 _SPLIT_NAME = re.compile(
@@ -40,7 +43,7 @@ _SPLIT_NAME = re.compile(
 
 @dataclass(frozen=True)
 class _Split:
-    """The lists of a data.json, as names relative to images/."""
+    """The lists of a data.json, or of another split beside it, as names relative to images/."""
 
     train: list[str]
     normal: list[str]
@@ -58,13 +61,14 @@ def load_folder(
     Args:
         folder: the published layout (`images/` and `data.json`; train/unlabeled is ignored), or a
             plain folder of normal images, searched with its sub-folders. Hidden files and files
-            without the extension of a picture are passed over.
+            without the extension of a picture are passed over. Or the path of a .json file beside
+            images/, another split in the published layout.
         image_size: side of the images in pixels.
         progress: show a bar once decoding has taken two seconds.
 
     Returns:
-        The data set, named after the folder. `train`: images (n, 1, image_size, image_size) uint8,
-        labels all 0. `test`: the same with labels 0 and 1, normal images first; None for a plain
+        The data set, named after the folder (and the split, see `listing_name`). `train`: images
+        (n, 1, image_size, image_size) uint8, labels all 0. `test`: the same with labels 0 and 1, normal images first; None for a plain
         folder or a data.json without test images. Names are those of data.json, in its order, or
         of the files, relative to the folder with "/", in natural order ("2.png" before "10.png").
 
@@ -73,21 +77,22 @@ def load_folder(
             what is wrong, where, and what to do.
     """
     image_size = check_image_size(image_size)
-    folder = _existing_folder(folder)
-    name = folder.resolve().name or str(folder)
-    if not _has_data_json(folder):
+    folder, listing = find_listing(folder)
+    name = listing_name(folder, listing)
+    if listing is None and not _has_data_json(folder):
         _refuse_mixed(folder)
         names = _find_images(folder, refuse_splits=True)
         return Dataset(name, _read(folder, names, image_size, NORMAL, progress=progress))
-    split = _read_split(folder)
+    listing = listing or folder / DATA_JSON
+    split = _read_split(listing)
     if not split.train:
         raise InputError(
-            f"{show(folder / 'data.json')} lists no normal training image under train/0: "
+            f"{show(listing)} lists no normal training image under train/0: "
             "add the names of at least one batch of them."
         )
     tested = split.normal + split.abnormal
     both = _read(
-        folder / "images", split.train + tested, image_size, listed=True, progress=progress
+        folder / "images", split.train + tested, image_size, listing=listing, progress=progress
     )
     # Slices, not copies: the pixels are in memory once.
     n = len(split.train)
@@ -106,7 +111,8 @@ def load_images(
 
     Args:
         folder_or_paths: a folder in the published layout (its test images are loaded), a plain
-            folder (all its images), one image file, or a list of image files.
+            folder (all its images), one image file, or a list of image files; or a .json file, as
+            for `load_folder`.
         image_size: side of the images in pixels.
         progress: show a bar once decoding has taken two seconds.
 
@@ -120,19 +126,20 @@ def load_images(
     image_size = check_image_size(image_size)
     if not isinstance(folder_or_paths, (str, bytes, os.PathLike)):
         return _read_paths(folder_or_paths, image_size, progress)
-    if os.path.isfile(_as_path(folder_or_paths)):
+    if os.path.isfile(_as_path(folder_or_paths)) and not _is_listing(folder_or_paths):
         return _read_paths([folder_or_paths], image_size, progress)
-    folder = _existing_folder(folder_or_paths)
-    if not _has_data_json(folder):
+    folder, listing = find_listing(folder_or_paths)
+    if listing is None and not _has_data_json(folder):
         return _read(folder, _find_images(folder), image_size, progress=progress)
-    split = _read_split(folder)
+    listing = listing or folder / DATA_JSON
+    split = _read_split(listing)
     names = split.normal + split.abnormal
     if not names:
         raise InputError(
-            f"{show(folder / 'data.json')} lists no test images under test/0 and test/1: "
+            f"{show(listing)} lists no test images under test/0 and test/1: "
             "add them, or give a plain folder of images."
         )
-    found = _read(folder / "images", names, image_size, listed=True, progress=progress)
+    found = _read(folder / "images", names, image_size, listing=listing, progress=progress)
     return ImageSet(found.images, found.names, _labels(split))
 
 
@@ -153,6 +160,42 @@ def _as_path(path: str | os.PathLike[str]) -> str:
     if not text or "\0" in text:
         raise InputError(f"{show(text)} is not the name of a file or folder: give a path.")
     return text
+
+
+def _is_listing(path: str | os.PathLike[str]) -> bool:
+    return os.path.splitext(_as_path(path))[1].lower() == ".json"
+
+
+def find_listing(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
+    """A data set's folder and, where a .json file beside its images/ is given, that file.
+
+    Raises:
+        InputError: if it is neither a folder nor such a file.
+    """
+    if not _is_listing(path) or os.path.isdir(path):
+        return _existing_folder(path), None
+    listing = Path(_as_path(path))
+    if not os.path.lexists(listing):
+        raise InputError(f"{show(listing)} does not exist: give the path of one that does.")
+    if not os.path.isdir(listing.parent / "images"):
+        raise InputError(
+            f"{show(listing)} has no folder images/ beside it: put the split into the folder of "
+            "its images, beside data.json."
+        )
+    return listing.parent, listing
+
+
+def listing_name(folder: Path, listing: Path | None = None) -> str:
+    """What a data set is called: its folder, and for a split beside data.json that split too.
+
+    So results of `brain-mri/data.cleaned.json` stand under `brain-mri-cleaned`, not under the
+    published split's name.
+    """
+    name = folder.resolve().name or str(folder)
+    if listing is None or listing.name == DATA_JSON:
+        return name
+    label = re.sub(r"[^0-9A-Za-z]+", "-", listing.stem.removeprefix("data")).strip("-")
+    return f"{name}-{label or 'other'}"
 
 
 def _existing_folder(folder: str | os.PathLike[str]) -> Path:
@@ -284,8 +327,7 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
     return found
 
 
-def _read_split(folder: Path) -> _Split:
-    path = folder / "data.json"
+def _read_split(path: Path) -> _Split:
     data = _parse(path)
     if isinstance(test := data.get("test"), dict) and (extra := sorted(set(test) - {"0", "1"})):
         raise InputError(  # passing over them would make the scores those of another test set
@@ -417,19 +459,23 @@ def _read(
     image_size: int,
     label: int | None = None,
     *,
-    listed: bool = False,
+    listing: Path | None = None,
     progress: bool = True,
 ) -> ImageSet:
-    """The images `names` below `root`; `listed`: data.json names them, so some may be absent."""
+    """The images `names` below `root`; those that a `listing` names may be absent."""
     paths = [os.path.join(root, name) for name in names]
-    key = _check_present(root, names, paths, image_size, listed)
+    key = _check_present(root, names, paths, image_size, listing)
     images = decode_files(paths, image_size, key=key, progress=progress)
     labels = None if label is None else np.full(len(names), label, np.int8)
     return ImageSet(images, tuple(names), labels)
 
 
 def _check_present(
-    root: str | Path, names: Sequence[str], paths: Sequence[str], image_size: int, listed: bool
+    root: str | Path,
+    names: Sequence[str],
+    paths: Sequence[str],
+    image_size: int,
+    listing: Path | None,
 ) -> str | None:
     """The cache key of the files, after a look whether all of them are there."""
     absent: list[str] = []
@@ -444,11 +490,11 @@ def _check_present(
         else:
             if key is not None:
                 key.add(name, status)
-    if absent and listed:
+    if absent and listing is not None:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise InputError(
-            f"data.json lists {show(absent[0])}{more}, absent from {show(root)}: "
-            "restore the files or take them out of data.json."
+            f"{listing.name} lists {show(absent[0])}{more}, absent from {show(root)}: "
+            f"restore the files or take them out of {listing.name}."
         )
     return None if key is None else key.finish()
 

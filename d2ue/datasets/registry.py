@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from d2ue.datasets.decode import show
-from d2ue.datasets.folder import _existing_folder, load_folder
+from d2ue.datasets.folder import DATA_JSON, _existing_folder, find_listing, load_folder
 from d2ue.datasets.phantom import phantom
 from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset
 from d2ue.errors import InputError
@@ -227,7 +227,8 @@ def load_named(
         name: "phantom" or "phantom-chest" (built in, `data` is not looked at); a key of `SOURCES`
             (`find_folder` says where it is looked for); or a label, such as "kermany-cxr", for
             images of your own, in `data` or in a folder of that name with a data.json in it.
-        data: folder, as above.
+        data: folder, as above; or a .json file beside images/, another split than the published
+            one, which needs a label.
         image_size: pixels a side.
         progress: show a bar once decoding has taken two seconds.
 
@@ -245,12 +246,20 @@ def load_named(
         public = name in SOURCES and SOURCES[name].archive is not None
         advice = f"run 'd2ue download {name}' and give" if public else "give"
         raise InputError(f"{name} has to be read from a folder: {advice} the one it lies in.")
-    if name in SOURCES:
+    folder, listing = find_listing(data)
+    if listing is not None and listing.name == DATA_JSON:
+        data, listing = folder, None
+    if listing is not None:
+        if name in SOURCES:
+            raise InputError(
+                f"{show(listing)} is another split than the published one of {name}: give it a "
+                f"name of its own, such as {name}-cleaned."
+            )
+        folder = listing
+    elif name in SOURCES:
         folder = find_folder(name, data)
-    else:
-        folder = _existing_folder(data)
-        if not os.path.lexists(folder / "data.json"):
-            folder = find_below([name], folder) or folder
+    elif not os.path.lexists(folder / DATA_JSON):
+        folder = find_below([name], folder) or folder
     dataset = replace(load_folder(folder, image_size, progress=progress), name=name)
     if name in SOURCES:
         _warn_of_other_counts(SOURCES[name], dataset, folder)

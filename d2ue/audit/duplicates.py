@@ -1,0 +1,136 @@
+"""Near duplicates: which files show one and the same picture.
+
+Two pictures are compared by two correlations over the 8 symmetries of the square, the best one
+counts. Both are blind to brightness and contrast:
+
+- **coarse**: shapes of 1.5 to 6 pixels of 64. Below lies what different heads share (an outline on
+  black), above lies what compression and resizing change.
+- **fine**: what is left above 1 pixel of 64. Copies share it, noise included; neighbouring slices
+  of one patient, alike in the coarse, do not.
+
+A pair is a **near duplicate** if coarse >= 0.99 (re-encoded, resized, brighter or darker), or if
+coarse >= 0.9 and fine >= 0.95 (an altered copy: other contrast, clipped, sharpened). Why these
+numbers: `d2ue.audit` measures pairs that cannot be copies, those of two labels, and shows them; on
+Brain MRI (960,000 such pairs) none is above 0.924 coarse, in 1600 drawn heads none above 0.989,
+and adjacent slices of one tumour reach a fine correlation of 0.92.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+RESOLUTION = 64  # pixels a side of the pictures that are compared
+SAME = 0.99  # coarse correlation of a re-encoded, resized or brightened copy
+ALTERED = (0.9, 0.95)  # coarse and fine correlation of one with other contrast or sharpness
+SYMMETRIES = (
+    "as it is", "mirrored", "turned by 90", "turned by 90, mirrored",
+    "turned by 180", "turned by 180, mirrored", "turned by 270", "turned by 270, mirrored",
+)  # fmt: skip
+_BLOCK = 512
+_FAINT = 0.25  # grey levels: contrast below it is noise, and correlates with nothing
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of images that may be one picture, `first` < `second`.
+
+    Attributes:
+        first, second: positions of the images, shape (k,).
+        symmetry: index into `SYMMETRIES`: what turns the second into the first.
+        coarse, fine: correlations, -1 to 1; fine is NaN where coarse decides alone.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    symmetry: np.ndarray
+    coarse: np.ndarray
+    fine: np.ndarray
+
+    @property
+    def near(self) -> np.ndarray:
+        """bool, shape (k,): whether it is a near duplicate."""
+        coarse, fine = ALTERED
+        return (self.coarse >= SAME) | ((self.coarse >= coarse) & (self.fine >= fine))
+
+
+def transform(images: np.ndarray, symmetry: int) -> np.ndarray:
+    """The images (..., H, W) turned and mirrored as `SYMMETRIES` says."""
+    turned = np.rot90(images, symmetry // 2, (-2, -1))
+    return turned[..., ::-1] if symmetry % 2 else turned
+
+
+def find_pairs(images: np.ndarray) -> tuple[Pairs, np.ndarray, np.ndarray]:
+    """Compare all images with each other.
+
+    Args:
+        images: uint8, shape (n, 64, 64).
+
+    Returns:
+        All pairs of coarse correlation 0.9 or more; each image's largest coarse correlation with
+        another, shape (n,), and that image's position (-1 and -1 where there is one image only).
+    """
+    n = len(images)
+    x = images.astype(np.float32)
+    smooth = ndimage.gaussian_filter(x, (0, 1.5, 1.5), mode="nearest")
+    coarse = smooth - ndimage.gaussian_filter(x, (0, 6.0, 6.0), mode="nearest")
+    coarse = coarse.reshape(n, 32, 2, 32, 2).mean((2, 4))  # nothing finer is left in it
+    fine = _unit(x - ndimage.gaussian_filter(x, (0, 1.0, 1.0), mode="nearest"))
+    own = _unit(coarse)
+    turned = [_unit(transform(coarse, s)) for s in range(8)]
+    nearest, neighbour = np.full(n, -1.0, np.float32), np.full(n, -1)
+    found = []
+    for top in range(0, n, _BLOCK):
+        for left in range(top, n, _BLOCK):
+            rows, columns = own[top : top + _BLOCK], slice(left, left + _BLOCK)
+            products = np.stack([rows @ t[columns].T for t in turned])
+            best = products.max(0)
+            if top == left:
+                best[np.diag_indices(len(rows))] = -1.0
+            for axis, start, other in ((1, top, left), (0, left, top)):
+                value, place = best.max(axis), best.argmax(axis) + other
+                part = slice(start, start + len(value))
+                better = (value > nearest[part]) & (value > -1)
+                nearest[part][better], neighbour[part][better] = value[better], place[better]
+            i, j = np.nonzero(best >= ALTERED[0])
+            if top == left:
+                i, j = i[i < j], j[i < j]
+            found.append((i + top, j + left, products[:, i, j].argmax(0), best[i, j]))
+    columns = [np.concatenate(part) for part in zip(*found, strict=True)] if found else [[]] * 4
+    first, second, symmetry = (np.asarray(c, np.int64) for c in columns[:3])
+    values = np.asarray(columns[3], np.float32)
+    pairs = Pairs(first, second, symmetry, values, np.full(len(first), np.nan, np.float32))
+    _compare_fine(pairs, fine)
+    return pairs, nearest, neighbour
+
+
+def _compare_fine(pairs: Pairs, fine: np.ndarray, block: int = 2048) -> None:
+    """Fill in `pairs.fine` where coarse does not decide alone."""
+    open_ = np.flatnonzero(pairs.coarse < SAME)
+    pictures = fine.reshape(-1, RESOLUTION, RESOLUTION)
+    for symmetry in range(8):
+        own = open_[pairs.symmetry[open_] == symmetry]
+        for start in range(0, len(own), block):
+            part = own[start : start + block]
+            turned = transform(pictures[pairs.second[part]], symmetry).reshape(len(part), -1)
+            pairs.fine[part] = np.einsum("ij,ij->i", fine[pairs.first[part]], turned)
+
+
+def clusters_of(n: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Connected components: int, shape (n,), numbered in the order of their first image."""
+    links = coo_matrix((np.ones(len(first), bool), (first, second)), shape=(n, n))
+    _, names = connected_components(links, directed=False)
+    _, at, inverse = np.unique(names, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(at))[inverse].astype(np.int64)
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    """Rows without their mean, of length 1; shorter where there is hardly any contrast."""
+    flat = np.ascontiguousarray(x.reshape(len(x), -1))
+    flat = flat - flat.mean(1, keepdims=True)
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    return flat / np.maximum(length, _FAINT * np.sqrt(flat.shape[1]))

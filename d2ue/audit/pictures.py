@@ -1,0 +1,102 @@
+"""Pictures of an audit: how alike images are, and pairs side by side."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from d2ue.audit import ALTERED, SAME, Audit, transform
+from d2ue.plotting import FONT, PALETTE
+
+
+def distances(found: Audit) -> Figure:
+    """Each image's distance to its nearest neighbour; pairs by both correlations, with the rule.
+
+    A distance is one minus a correlation, on a logarithmic scale; 1e-5 and less is drawn at 1e-5.
+    """
+    label = found.files["label"].to_numpy()
+    nearest = found.files["nearest"].to_numpy()
+    with plt.rc_context(FONT):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
+        bins = np.logspace(-5, 0.3, 54)
+        parts = [part for part in ("train/0", "test/0", "test/1", "all") if part in found.groups]
+        names = {"train/0": "training", "test/0": "normal test", "test/1": "abnormal test"}
+        values = [
+            np.clip(1 - nearest[(found.groups == p) & np.isfinite(nearest)], 1.001e-5, 1.9)
+            for p in parts
+        ]
+        left.hist(
+            values,
+            bins,
+            stacked=True,
+            color=[PALETTE[i] for i, _ in enumerate(parts)],
+            label=[f"{names.get(p, p)} ({len(v)})" for p, v in zip(parts, values, strict=True)],
+        )
+        left.axvline(1 - SAME, color="black", linestyle="--", label="re-encoded: left of this")
+        left.set(xscale="log", xlabel="distance to the nearest image (1 - coarse correlation)")
+        left.set(ylabel="images", title="Nearest neighbours")
+        left.legend(fontsize=10)
+        pairs = found.candidates
+        open_ = np.isfinite(pairs.fine)
+        two = label[pairs.first] != label[pairs.second]
+        abnormal = (label[pairs.first] == 1) & ~two
+        for own, title, colour, marker in (
+            (open_ & ~two & ~abnormal, "both normal", PALETTE[0], "."),
+            (open_ & abnormal, "both abnormal", PALETTE[1], "^"),
+            (open_ & two, "of two labels: no copies", PALETTE[3], "x"),
+        ):
+            if own.any():
+                right.scatter(
+                    1 - pairs.coarse[own],
+                    1 - pairs.fine[own],
+                    s=14,
+                    marker=marker,
+                    color=colour,
+                    alpha=0.5,
+                    label=f"{title} ({own.sum()})",
+                )
+        right.plot([0.01, 0.1, 0.1], [1 - ALTERED[1]] * 2 + [0.001], "k--", label="altered: below")
+        right.set(xscale="log", yscale="log", xlim=(0.1, 0.01), ylim=(0.003, 1.5))
+        right.set(xlabel="1 - coarse correlation (more alike to the right)")
+        right.set(ylabel="1 - fine correlation", title="Pairs that the coarse leaves open")
+        right.legend(fontsize=10)
+    return figure
+
+
+def pairs_sheet(found: Audit, columns: int = 6, rows: int = 4) -> Figure:
+    """Near duplicates evenly over how alike they are, the least alike first."""
+    from d2ue.audit.report import chosen_pairs
+
+    chosen = found.pairs.iloc[chosen_pairs(found, columns * rows)]
+    return sheet(found, chosen.itertuples(), columns)
+
+
+def sheet(found: Audit, pairs, columns: int = 6) -> Figure:
+    """Pairs side by side, the second turned as it matches the first.
+
+    Args:
+        found: an audit.
+        pairs: objects with first, second, symmetry, coarse and fine.
+        columns: pairs a row.
+    """
+    pairs = list(pairs)
+    lines = max(1, -(-len(pairs) // columns))
+    with plt.rc_context(FONT):
+        figure, axes = plt.subplots(
+            lines,
+            columns,
+            figsize=(2.3 * columns, 1.45 * lines),
+            squeeze=False,
+            layout="compressed",
+        )
+        for axis, pair in zip(axes.flat, pairs, strict=False):
+            two = (found.images[pair.first], transform(found.images[pair.second], pair.symmetry))
+            gap = np.full((64, 2), 255, np.uint8)
+            axis.imshow(np.hstack([two[0], gap, two[1]]), cmap="gray", vmin=0, vmax=255)
+            fine = "" if np.isnan(pair.fine) else f", fine {pair.fine:.2f}"
+            places = f"{found.groups[pair.first]}, {found.groups[pair.second]}"
+            axis.set_title(f"{pair.coarse:.3f}{fine}\n{places}", fontsize=9)
+        for axis in axes.flat:
+            axis.axis("off")
+    return figure

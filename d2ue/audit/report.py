@@ -1,0 +1,321 @@
+"""What an audit found as text, JSON, a table of clusters, pictures, and one HTML page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from d2ue import webpage
+from d2ue.audit import ALTERED, KINDS, SAME, SYMMETRIES, Audit, transform
+from d2ue.audit.duplicates import clusters_of
+from d2ue.errors import InputError
+from d2ue.runs import write_text, writing
+
+_SHOWN = 48  # pairs on the page
+_PARTS = {
+    "train/0": "training images",
+    "test/0": "normal test images",
+    "test/1": "abnormal test images",
+    "all": "images",
+}
+
+
+def summary(found: Audit) -> dict[str, Any]:
+    """The findings in numbers, for JSON; no path of the machine, no image."""
+    files, groups = found.files, found.groups
+    cluster = files["cluster"].to_numpy()
+    parts = {}
+    for part in _PARTS:
+        own = groups == part
+        if own.any():
+            parts[part] = {
+                "images": int(own.sum()),
+                "unreadable": int((files["problem"][own] != "").sum()),
+                "clusters": len(np.unique(cluster[own])),
+                "with a near duplicate in the same part": _sharing(cluster[own]),
+                "with a near duplicate in training": int(found.leaked[own].sum()),
+            }
+    sizes = np.bincount(cluster)
+    result: dict[str, Any] = {
+        "name": found.name,
+        "parts": parts,
+        "near duplicates": {
+            "rule": {"coarse": SAME, "or coarse and fine": list(ALTERED)},
+            "pairs": {k: int((found.pairs["kind"] == k).sum()) for k in KINDS},
+            "turned or mirrored": int((found.pairs["symmetry"] > 0).sum()),
+            "by parts": _by_parts(found),
+            "images in a cluster of two or more": int((sizes[cluster] > 1).sum()),
+            "clusters of two or more": int((sizes > 1).sum()),
+            "largest cluster": int(sizes.max(initial=0)),
+            "images in clusters of both labels": int(found.contradictory.sum()),
+        },
+        "other rules": sensitivity(found),
+        "pairs of two labels": _negative_control(found),
+        "properties": json.loads(found.properties.to_json(orient="records", double_precision=4)),
+        "properties alike for all": _constant(files),
+        "unreadable": files.loc[files["problem"] != "", ["name", "problem"]].values.tolist(),
+    }
+    if found.identifiers is not None:
+        result["identifiers"] = _identifier_counts(found)
+    return result
+
+
+def sensitivity(found: Audit) -> list[dict[str, Any]]:
+    """How far the findings depend on the thresholds: the same counts by stricter and laxer ones."""
+    pairs, split = found.candidates, found.files["split"].to_numpy()
+    rows = []
+    for coarse, fine in (
+        (0.999, 2.0),
+        (0.99, 2.0),
+        (0.99, 0.97),
+        (0.99, 0.95),
+        (0.99, 0.9),
+        (0.98, 0.9),
+    ):
+        near = (pairs.coarse >= coarse) | (pairs.fine >= fine)
+        cluster = clusters_of(len(split), pairs.first[near], pairs.second[near])
+        leaked = (split == "test") & np.isin(cluster, cluster[split == "train"])
+        rows.append(
+            {
+                "coarse": coarse,
+                "or fine": fine if fine <= 1 else None,
+                "clusters": int(cluster.max(initial=-1) + 1),
+                "test images leaked": int(leaked.sum()),
+            }
+        )
+    return rows
+
+
+def text_report(found: Audit) -> str:
+    """The findings as sentences."""
+    s = summary(found)
+    lines = [f"Audit of {s['name']}", ""]
+    for part, n in s["parts"].items():
+        line = f"{n['images']} {_PARTS[part]} in {n['clusters']} clusters"
+        line += f"; {n['with a near duplicate in the same part']} have a near duplicate among them"
+        if part.startswith("test"):
+            line += f", {n['with a near duplicate in training']} one in training"
+        lines.append(line + ".")
+    near = s["near duplicates"]
+    kinds = ", ".join(f"{n} {kind}" for kind, n in near["pairs"].items())
+    lines += [
+        "",
+        f"Pairs of near duplicates: {kinds}; {near['turned or mirrored']} of them turned or "
+        "mirrored.",
+        f"{near['images in a cluster of two or more']} images in {near['clusters of two or more']}"
+        f" clusters of two or more, the largest of {near['largest cluster']}; "
+        f"{near['images in clusters of both labels']} images in clusters of both labels.",
+        f"Rule: coarse correlation >= {SAME}, or coarse >= {ALTERED[0]} and fine >= {ALTERED[1]}.",
+    ]
+    for row in s["other rules"]:
+        or_fine = "" if row["or fine"] is None else f" or fine >= {row['or fine']}"
+        lines.append(
+            f"  by coarse >= {row['coarse']}{or_fine}: {row['clusters']} clusters, "
+            f"{row['test images leaked']} test images with one in training"
+        )
+    control = s["pairs of two labels"]
+    if control["pairs compared"]:
+        lines.append(
+            f"Pairs of two labels, which cannot be copies unless a label is wrong: "
+            f"{control['pairs compared']} compared, {control['near duplicates']} near duplicates."
+        )
+    lines += ["", "File properties (AUC; 0.5 = tells nothing; clusters respected):"]
+    for row in s["properties"]:
+        lines.append(
+            f"  {row['comparison']}, by {row['property']}: {row['auc']:.3f} "
+            f"({row['low']:.3f} to {row['high']:.3f}), n = {row['n']}"
+        )
+    alike = ", ".join(f"{k} {v}" for k, v in s["properties alike for all"].items())
+    lines += [f"  alike for all: {alike or 'none'}."]
+    if "identifiers" in s:
+        n = s["identifiers"]
+        lines += [
+            "",
+            f"Names: {n['ids']} ids in {n['images']} images ({n['images without an id']} without); "
+            f"{n['ids in train and test']} ids stand in train and test, with "
+            f"{n['their test images']} test images; {n['ids of both labels']} have both labels.",
+        ]
+    lines += ["", f"Unreadable files: {len(s['unreadable'])}."]
+    lines += [f"  {problem}" for _, problem in s["unreadable"][:50]]
+    if len(s["unreadable"]) > 50:
+        lines.append(f"  and {len(s['unreadable']) - 50} more, see report.json")
+    return "\n".join(lines) + "\n"
+
+
+def clusters_csv(found: Audit) -> str:
+    """The table that `d2ue.clusters.read_clusters` reads: a row an image, as in data.json."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("name", "split", "label", "cluster"))
+    writer.writerows(found.files[["name", "split", "label", "cluster"]].itertuples(index=False))
+    return text.getvalue()
+
+
+def html_page(found: Audit) -> str:
+    """The page, with thumbnails of pairs."""
+    s = summary(found)
+    parts = [
+        (_PARTS[p], n["images"], n["clusters"], n["with a near duplicate in the same part"],
+         n["with a near duplicate in training"] if p.startswith("test") else "", n["unreadable"])
+        for p, n in s["parts"].items()
+    ]  # fmt: skip
+    head = ("", "images", "clusters", "copy among them", "copy in training", "unreadable")
+    body = [
+        webpage.paragraph(
+            "A near duplicate shows the same picture: the same file, re-encoded, resized, turned "
+            "by right angles, mirrored, or with other contrast or sharpness. Neighbouring slices "
+            "of one patient are not meant. A cluster is what near duplicates link."
+        ),
+        webpage.table(head, parts),
+        webpage.heading("Pairs of near duplicates"),
+        webpage.table(
+            ("parts", "pairs"), [tuple(x) for x in s["near duplicates"]["by parts"].items()]
+        ),
+        webpage.paragraph(
+            "Drawn evenly over all, the least alike first; the second is shown turned as it "
+            "matches. If these show one picture, so do the others."
+        ),
+        webpage.gallery(_thumbnails(found, chosen_pairs(found, _SHOWN))),
+        webpage.heading("File properties that predict the label"),
+        webpage.paragraph(
+            "AUC of 0.5 tells nothing; 0 or 1 gives the label away without looking at the image. "
+            "95 % intervals, clusters as units."
+        ),
+        webpage.table(
+            ("comparison", "property", "AUC", "from", "to", "n"),
+            found.properties.itertuples(index=False),
+        ),
+        webpage.heading("All as text"),
+        *(webpage.paragraph(line) for line in text_report(found).splitlines() if line),
+    ]
+    return webpage.page(f"Audit of {found.name}", body)
+
+
+def chosen_pairs(found: Audit, n: int) -> np.ndarray:
+    """Rows of `found.pairs`, evenly over their coarse correlation, least alike first."""
+    order = np.argsort(found.pairs["coarse"].to_numpy(), kind="stable")
+    return order[np.unique(np.linspace(0, len(order) - 1, n).astype(int))] if len(order) else order
+
+
+def write_report(found: Audit, out: str | os.PathLike[str], *, pictures: bool = True) -> Path:
+    """Write report.txt, report.json, report.html, clusters.csv, pairs.csv and the pictures.
+
+    Args:
+        found: an audit.
+        out: folder; made if need be, files of these names in it are replaced.
+        pictures: also pairs.png and distances.png.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: give --out a folder.")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "report.txt", text_report(found))
+    write_text(folder / "report.json", json.dumps(summary(found), indent=1) + "\n")
+    write_text(folder / "clusters.csv", clusters_csv(found))
+    write_text(folder / "pairs.csv", _pairs_csv(found))
+    write_text(folder / "report.html", html_page(found))
+    if pictures:
+        from d2ue.audit.pictures import distances, pairs_sheet
+
+        for name, draw in (("distances", distances), ("pairs", pairs_sheet)):
+            with writing(folder / f"{name}.png"):
+                draw(found).savefig(folder / f"{name}.png", dpi=80)
+    return folder
+
+
+def _pairs_csv(found: Audit) -> str:
+    names = found.files["name"].to_numpy()
+    frame = found.pairs.assign(
+        first=names[found.pairs["first"]],
+        second=names[found.pairs["second"]],
+        symmetry=[SYMMETRIES[s] for s in found.pairs["symmetry"]],
+    )
+    return frame.to_csv(index=False, float_format="%.5f", lineterminator="\n")
+
+
+def _thumbnails(found: Audit, rows: Sequence[int]) -> list[str]:
+    figures = []
+    for pair in found.pairs.iloc[rows].itertuples():
+        names = found.files["name"]
+        one, other = found.images[pair.first], transform(found.images[pair.second], pair.symmetry)
+        places = f"{found.groups[pair.first]} and {found.groups[pair.second]}"
+        caption = (
+            f"{names[pair.first]} and {names[pair.second]} ({places}): {pair.kind}, "
+            f"{SYMMETRIES[pair.symmetry]}, coarse {pair.coarse:.3f}"
+        )
+        pictures = [
+            webpage.picture(one, names[pair.first], 112),
+            webpage.picture(np.ascontiguousarray(other), names[pair.second], 112),
+        ]
+        figures.append(webpage.figure(pictures, caption))
+    return figures
+
+
+def _sharing(cluster: np.ndarray) -> int:
+    return int(
+        (
+            np.unique(cluster, return_counts=True)[1][np.unique(cluster, return_inverse=True)[1]]
+            > 1
+        ).sum()
+    )
+
+
+def _by_parts(found: Audit) -> dict[str, int]:
+    groups = found.groups
+    order = {part: i for i, part in enumerate(_PARTS)}
+    ends = zip(groups[found.pairs["first"]], groups[found.pairs["second"]], strict=True)
+    named = pd.Series([" and ".join(sorted(pair, key=order.__getitem__)) for pair in ends])
+    return {k: int(v) for k, v in named.value_counts().items()}
+
+
+def _negative_control(found: Audit) -> dict[str, Any]:
+    label = found.files["label"].to_numpy()
+    known = found.files["problem"].to_numpy() == ""
+    pairs = found.candidates
+    two = (label[pairs.first] != label[pairs.second]) & (label[pairs.first] >= 0)
+    both = label[found.pairs["first"]] != label[found.pairs["second"]]
+    return {
+        "pairs compared": int(((label == 0) & known).sum() * ((label == 1) & known).sum()),
+        "near duplicates": int(both.sum()),
+        "coarse of 0.9 or more": int(two.sum()),
+        "largest coarse": round(float(pairs.coarse[two].max()), 4) if two.any() else None,
+    }
+
+
+def _constant(files: pd.DataFrame) -> dict[str, Any]:
+    from d2ue.audit.files import NUMBERS, WORDS
+
+    own = files[files["problem"] == ""]
+    alike = [c for c in (*NUMBERS, *WORDS) if len(own) and own[c].nunique(dropna=False) == 1]
+    values = {c: own[c].iloc[0] for c in alike}
+    return {c: round(float(v), 4) if c in NUMBERS else v for c, v in values.items() if v == v}
+
+
+def _identifier_counts(found: Audit) -> dict[str, int]:
+    table = found.identifiers
+    assert table is not None
+    parts = {part: table[part] if part in table else 0 * table.index for part in _PARTS}
+    test = parts["test/0"] + parts["test/1"]
+    both = (parts["train/0"] > 0) & (test > 0)
+    normal = parts["train/0"] + parts["test/0"]
+    images = int(table.drop(columns="id").to_numpy().sum())
+    return {
+        "ids": len(table),
+        "images": images,
+        "images without an id": len(found.files) - images,
+        "ids in train and test": int(np.sum(both)),
+        "their test images": int(np.sum(np.asarray(test)[np.asarray(both)])),
+        "ids of both labels": int(np.sum((normal > 0) & (parts["test/1"] > 0))),
+    }
