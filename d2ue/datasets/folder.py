@@ -5,7 +5,8 @@ Two layouts are read. The published one is that of the Med-AD benchmarks:
     folder/data.json    {"train": {"0": [names]}, "test": {"0": [names], "1": [names]}}
     folder/images/      the files named there; 0 = normal, 1 = abnormal
 
-A plain folder holds images and no data.json; sub-folders are read too.
+A plain folder holds images and no data.json; sub-folders are read too. Images are pictures, or
+slices of DICOM and NIfTI files (see `d2ue.datasets.medical`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ from d2ue.datasets.decode import (
     check_image_size,
     decode_files,
     image_extensions,
+    quiet_readers,
     show,
+)
+from d2ue.datasets.medical import (
+    ScanConfig,
+    ScanReader,
+    file_of,
+    is_index_of_a_disc,
+    scan_kind,
 )
 from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
 from d2ue.errors import InputError
@@ -48,7 +57,11 @@ class _Split:
 
 
 def load_folder(
-    folder: str | os.PathLike[str], image_size: int = 64, *, progress: bool = True
+    folder: str | os.PathLike[str],
+    image_size: int = 64,
+    *,
+    progress: bool = True,
+    scan: ScanConfig | None = None,
 ) -> Dataset:
     """Loads images to train on and, in the published layout, those to test on.
 
@@ -58,9 +71,12 @@ def load_folder(
     Args:
         folder: the published layout (`images/` and `data.json`; train/unlabeled is ignored), or a
             plain folder of normal images, searched with its sub-folders. Hidden files and files
-            without the extension of a picture are passed over.
+            that are, by their names, neither pictures nor DICOM nor NIfTI are passed over.
         image_size: side of the images in pixels.
         progress: show a bar once decoding has taken two seconds.
+        scan: which slices of DICOM and NIfTI files to take, and their window; None = the defaults
+            of `ScanConfig`. Pictures pay no heed to it. A slice is called "scan.nii.gz#z=75" or
+            "scan.dcm#frame=3", and may be listed under that name in data.json.
 
     Returns:
         The data set, named after the folder. `train`: images (n, 1, image_size, image_size) uint8,
@@ -78,8 +94,9 @@ def load_folder(
     if not _has_data_json(folder):
         _refuse_mixed(folder)
         names = _find_images(folder, refuse_splits=True)
-        return Dataset(name, _read(folder, names, image_size, NORMAL, progress=progress))
-    split = _read_split(folder)
+        reader, (names,) = _slices(folder, scan, names)
+        return Dataset(name, _read(folder, names, image_size, reader, NORMAL, progress=progress))
+    split, reader = _read_split(folder, scan)
     if not split.train:
         raise InputError(
             f"{show(folder / 'data.json')} lists no normal training image under train/0: "
@@ -87,7 +104,7 @@ def load_folder(
         )
     tested = split.normal + split.abnormal
     both = _read(
-        folder / "images", split.train + tested, image_size, listed=True, progress=progress
+        folder / "images", split.train + tested, image_size, reader, listed=True, progress=progress
     )
     # Slices, not copies: the pixels are in memory once.
     n = len(split.train)
@@ -101,6 +118,7 @@ def load_images(
     image_size: int = 64,
     *,
     progress: bool = True,
+    scan: ScanConfig | None = None,
 ) -> ImageSet:
     """Loads images to score.
 
@@ -109,6 +127,7 @@ def load_images(
             folder (all its images), one image file, or a list of image files.
         image_size: side of the images in pixels.
         progress: show a bar once decoding has taken two seconds.
+        scan: as for `load_folder`.
 
     Returns:
         images (n, 1, image_size, image_size) uint8. Labels 0 and 1 in the published layout, normal
@@ -119,20 +138,21 @@ def load_images(
     """
     image_size = check_image_size(image_size)
     if not isinstance(folder_or_paths, (str, bytes, os.PathLike)):
-        return _read_paths(folder_or_paths, image_size, progress)
-    if os.path.isfile(_as_path(folder_or_paths)):
-        return _read_paths([folder_or_paths], image_size, progress)
+        return _read_paths(folder_or_paths, image_size, progress, scan)
+    if os.path.isfile(file_of(_as_path(folder_or_paths))):
+        return _read_paths([folder_or_paths], image_size, progress, scan)
     folder = _existing_folder(folder_or_paths)
     if not _has_data_json(folder):
-        return _read(folder, _find_images(folder), image_size, progress=progress)
-    split = _read_split(folder)
+        reader, (names,) = _slices(folder, scan, _find_images(folder))
+        return _read(folder, names, image_size, reader, progress=progress)
+    split, reader = _read_split(folder, scan)
     names = split.normal + split.abnormal
     if not names:
         raise InputError(
             f"{show(folder / 'data.json')} lists no test images under test/0 and test/1: "
             "add them, or give a plain folder of images."
         )
-    found = _read(folder / "images", names, image_size, listed=True, progress=progress)
+    found = _read(folder / "images", names, image_size, reader, listed=True, progress=progress)
     return ImageSet(found.images, found.names, _labels(split))
 
 
@@ -205,12 +225,13 @@ def _find_images(folder: Path, *, refuse_splits: bool = False) -> list[str]:
     for below, entry in _walk(folder):
         if refuse_splits:
             _refuse_split(folder / below, entry)
-        if _has_extension(entry.name):  # also a folder of that name: decoding it says so
+        # Also a folder with the name of a picture: decoding it says so.
+        if _has_extension(entry.name) or _is_scan(entry):
             names.append(posixpath.join(below, entry.name))
             _check_printable(folder, names[-1])
     if not names:
         raise InputError(
-            f"{show(folder)} holds no images: put PNG, JPEG or TIFF files there, "
+            f"{show(folder)} holds no images: put PNG, JPEG, TIFF, DICOM or NIfTI files there, "
             "or images/ and data.json in the published layout."
         )
     return sorted(names, key=_natural)
@@ -218,6 +239,12 @@ def _find_images(folder: Path, *, refuse_splits: bool = False) -> list[str]:
 
 def _has_extension(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in image_extensions()
+
+
+def _is_scan(entry: os.DirEntry[str]) -> bool:
+    # A folder "scan.nii", which some archives have around the file of that name, is searched.
+    is_file = not os.path.isdir(entry.path) and not is_index_of_a_disc(entry.name)
+    return is_file and scan_kind(entry.path) is not None
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -284,7 +311,7 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
     return found
 
 
-def _read_split(folder: Path) -> _Split:
+def _read_split(folder: Path, scan: ScanConfig | None) -> tuple[_Split, ScanReader | None]:
     path = folder / "data.json"
     data = _parse(path)
     if isinstance(test := data.get("test"), dict) and (extra := sorted(set(test) - {"0", "1"})):
@@ -298,7 +325,29 @@ def _read_split(folder: Path) -> _Split:
         abnormal=_names(path, data, "test", "1"),
     )
     _check_split(path, split)
-    return split
+    reader, slices = _slices(folder / "images", scan, split.train, split.normal, split.abnormal)
+    if reader is not None:
+        split = _Split(*slices)
+        for names in slices:
+            if twice := _first_repeated(names):
+                raise InputError(f"{show(path)} lists {show(twice)} more than once: keep one.")
+        _check_split(path, split)
+    return split, reader
+
+
+def _slices(
+    root: str | Path, scan: ScanConfig | None, *lists: list[str]
+) -> tuple[ScanReader | None, list[list[str]]]:
+    """Lists of files -> lists of images, and what reads those that are slices of scans."""
+    if not any(
+        scan_kind(file_of(os.path.join(root, name))) is not None
+        for names in lists
+        for name in names
+    ):
+        return None, list(lists)
+    reader = ScanReader(scan)
+    with quiet_readers():
+        return reader, [reader.expand(root, names) for names in lists]
 
 
 def _content(path: Path) -> bytes:
@@ -415,6 +464,7 @@ def _read(
     root: str | Path,
     names: Sequence[str],
     image_size: int,
+    scans: ScanReader | None,
     label: int | None = None,
     *,
     listed: bool = False,
@@ -422,21 +472,27 @@ def _read(
 ) -> ImageSet:
     """The images `names` below `root`; `listed`: data.json names them, so some may be absent."""
     paths = [os.path.join(root, name) for name in names]
-    key = _check_present(root, names, paths, image_size, listed)
-    images = decode_files(paths, image_size, key=key, progress=progress)
+    key = _check_present(root, names, paths, image_size, listed, scans)
+    images = decode_files(paths, image_size, key=key, progress=progress, scans=scans)
     labels = None if label is None else np.full(len(names), label, np.int8)
     return ImageSet(images, tuple(names), labels)
 
 
 def _check_present(
-    root: str | Path, names: Sequence[str], paths: Sequence[str], image_size: int, listed: bool
+    root: str | Path,
+    names: Sequence[str],
+    paths: Sequence[str],
+    image_size: int,
+    listed: bool,
+    scans: ScanReader | None,
 ) -> str | None:
     """The cache key of the files, after a look whether all of them are there."""
     absent: list[str] = []
-    key: CacheKey | None = CacheKey(image_size)
+    context = "" if scans is None else scans.cache_context(paths)
+    key: CacheKey | None = CacheKey(image_size, context)
     for name, path in zip(names, paths, strict=True):
         try:
-            status = os.stat(path)
+            status = os.stat(path if scans is None else file_of(path))
         except (OSError, ValueError) as error:
             key = None  # decoding meets the file again and says what is wrong with it
             if isinstance(error, FileNotFoundError):
@@ -454,7 +510,10 @@ def _check_present(
 
 
 def _read_paths(
-    paths: Sequence[str | os.PathLike[str]], image_size: int, progress: bool
+    paths: Sequence[str | os.PathLike[str]],
+    image_size: int,
+    progress: bool,
+    scan: ScanConfig | None,
 ) -> ImageSet:
     try:
         names = [_as_path(path) for path in paths]
@@ -468,4 +527,5 @@ def _read_paths(
         _check_printable(Path(), name)
     if twice := _first_repeated(names):
         raise InputError(f"{show(twice)} is given more than once: give it once.")
-    return _read("", names, image_size, progress=progress)
+    reader, (names,) = _slices("", scan, names)
+    return _read("", names, image_size, reader, progress=progress)
