@@ -29,7 +29,7 @@ from d2ue.datasets import (
 from d2ue.datasets.registry import ZENODO
 from d2ue.ensemble import resolve_device
 from d2ue.errors import D2UEError, InputError
-from d2ue.runs import Store, check_run_folder, fit_run, load_run, run_scan, write_text
+from d2ue.runs import Store, check_run_folder, fit_run, load_run, reading, run_scan, write_text
 from d2ue.similarity import SIMILARITIES
 
 DEFAULTS = TrainConfig()
@@ -321,7 +321,9 @@ def export(
     """Pack results into one file, to take to another machine or to keep with a paper."""
     from d2ue import results
 
-    if not store.is_dir():
+    with reading(store):
+        is_there = store.is_dir()
+    if not is_there:
         raise InputError(f"There is no folder {store}: 'd2ue reproduce' makes one.")
     records = results.read_records(store)
     names = [n for n, r in records.items() if not dataset or r.data.name in dataset]
@@ -352,7 +354,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except D2UEError as error:
-        _stop(str(error), 2)
+        _stop(_sentence(str(error)), 2)
     except Exception as error:  # typer's own, whichever click they come from
         if not hasattr(error, "format_message"):
             raise
@@ -400,9 +402,10 @@ def _scored_images(
 
 def _check_csv(path: Path) -> None:
     """Refuse early what could not be written after minutes of scoring."""
-    if path.is_dir():
+    with reading(path):
+        is_folder, parent = path.is_dir(), path.resolve().parent
+    if is_folder:
         raise InputError(f"{path} is a folder: give --out the name of a CSV file.")
-    parent = path.resolve().parent
     if not parent.is_dir():
         raise InputError(f"There is no folder {parent} to write {path.name} into: make it first.")
     if not os.access(parent, os.W_OK):
@@ -411,6 +414,8 @@ def _check_csv(path: Path) -> None:
 
 def _sentence(message: str) -> str:
     text = " ".join(message.split())
+    if len(text) > 1000:  # somebody pasted a file where a name belongs
+        text = f"{text[:500]}...{text[-500:]}"
     return text if text.endswith((".", "?")) else f"{text}."
 
 

@@ -128,7 +128,7 @@ class Store:
             own_name = name_of(settings)
             if len(history) != settings["epochs"]:
                 raise damaged(where / "learner.json")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise damaged(where / "learner.json") from error
         if own_name != name:
             raise InputError(f"{where} holds the learner {own_name}: put it back under that name.")
@@ -220,7 +220,7 @@ class Store:
             if len(history) != int(header["epoch"]):
                 raise damaged(path)
             return TrainState(len(history), tensors, history, int(header.get("threads", "0")))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise damaged(path) from error
 
     def save_state(self, names: Sequence[str], state: TrainState) -> None:
@@ -311,11 +311,11 @@ def check_run_folder(folder: str | os.PathLike[str]) -> None:
         InputError: if it is a file, or has content that no run has.
     """
     run = Path(folder)
-    if run.exists() and not run.is_dir():
-        raise InputError(f"{run} is a file: give --out a folder.")
-    if not run.exists() or (run / MANIFEST).exists() or (run / UNFINISHED).is_dir():
-        return
     with reading(run):
+        if run.exists() and not run.is_dir():
+            raise InputError(f"{run} is a file: give --out a folder.")
+        if not run.exists() or (run / MANIFEST).exists() or (run / UNFINISHED).is_dir():
+            return
         if any(run.iterdir()):
             raise InputError(f"{run} is not empty and holds no run: give --out a new folder.")
 
@@ -372,9 +372,11 @@ def load_run(folder: str | os.PathLike[str], device: str = "cpu") -> Ensemble:
         InputError: if the folder is missing, unfinished, damaged or not a run.
     """
     run = Path(folder)
-    if not run.is_dir():
+    with reading(run):  # Python 3.11 lets some errors out of exists(), of a name too long say
+        there, whole = run.is_dir(), (run / MANIFEST).exists()
+    if not there:
         raise InputError(f"There is no run folder {run}: train one with 'd2ue fit'.")
-    if not (run / MANIFEST).exists():
+    if not whole:
         if (run / UNFINISHED).is_dir():
             raise InputError(
                 f"The training in {run} is not finished: run the same 'd2ue fit' again to go on."

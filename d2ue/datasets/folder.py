@@ -96,7 +96,7 @@ def load_folder(
         names = _find_images(folder, refuse_splits=True)
         reader, (names,) = _slices(folder, scan, names)
         return Dataset(name, _read(folder, names, image_size, reader, NORMAL, progress=progress))
-    split, reader = _read_split(folder, scan)
+    split, reader = _choose_slices(folder, _read_split(folder), scan)
     if not split.train:
         raise InputError(
             f"{show(folder / 'data.json')} lists no normal training image under train/0: "
@@ -145,7 +145,7 @@ def load_images(
     if not _has_data_json(folder):
         reader, (names,) = _slices(folder, scan, _find_images(folder))
         return _read(folder, names, image_size, reader, progress=progress)
-    split, reader = _read_split(folder, scan)
+    split, reader = _choose_slices(folder, _read_split(folder), scan)
     names = split.normal + split.abnormal
     if not names:
         raise InputError(
@@ -311,7 +311,7 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
     return found
 
 
-def _read_split(folder: Path, scan: ScanConfig | None) -> tuple[_Split, ScanReader | None]:
+def _read_split(folder: Path) -> _Split:
     path = folder / "data.json"
     data = _parse(path)
     if isinstance(test := data.get("test"), dict) and (extra := sorted(set(test) - {"0", "1"})):
@@ -325,6 +325,14 @@ def _read_split(folder: Path, scan: ScanConfig | None) -> tuple[_Split, ScanRead
         abnormal=_names(path, data, "test", "1"),
     )
     _check_split(path, split)
+    return split
+
+
+def _choose_slices(
+    folder: Path, split: _Split, scan: ScanConfig | None
+) -> tuple[_Split, ScanReader | None]:
+    """The split with slices in the places of scans, and what reads them."""
+    path = folder / "data.json"
     reader, slices = _slices(folder / "images", scan, split.train, split.normal, split.abnormal)
     if reader is not None:
         split = _Split(*slices)
