@@ -16,11 +16,20 @@ from typing import Annotated
 import typer
 
 from d2ue.config import METHODS, ScoreConfig, TrainConfig
-from d2ue.datasets import BUILT_IN, Dataset, ImageSet, download, load, load_images, overview
+from d2ue.datasets import (
+    BUILT_IN,
+    Dataset,
+    ImageSet,
+    ScanConfig,
+    download,
+    load,
+    load_images,
+    overview,
+)
 from d2ue.datasets.registry import ZENODO
 from d2ue.ensemble import resolve_device
 from d2ue.errors import D2UEError, InputError
-from d2ue.runs import Store, check_run_folder, fit_run, load_run, write_text
+from d2ue.runs import Store, check_run_folder, fit_run, load_run, reading, run_scan, write_text
 from d2ue.similarity import SIMILARITIES
 
 DEFAULTS = TrainConfig()
@@ -44,6 +53,19 @@ Data = Annotated[
 ]
 
 
+Slices = Annotated[
+    str | None,
+    typer.Option(help="of scans: middle, all, 75, 40:110, or of the depth 0.25:0.75; middle"),
+]
+Axis = Annotated[
+    str | None, typer.Option(help="of NIfTI: axial, coronal or sagittal slices; axial")
+]
+Window = Annotated[
+    str | None,
+    typer.Option(help="of scans: CENTRE,WIDTH, percentiles 1%,99%, or auto (the file's own); auto"),
+]
+
+
 @app.command()
 def fit(
     folder: Data,
@@ -63,6 +85,9 @@ def fit(
         int, typer.Option(help="pixels a side, a power of two")
     ] = DEFAULTS.image_size,
     seed: Annotated[int, typer.Option(help="of weights and shuffles")] = DEFAULTS.seed,
+    slices: Slices = None,
+    axis: Axis = None,
+    window: Window = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
     store: Annotated[
         Path | None,
@@ -81,11 +106,12 @@ def fit(
         image_size=image_size,
         seed=seed,
     )
+    scan = _scan(slices, axis, window)
     check_run_folder(out)
     resolve_device(device)  # before minutes of decoding
-    dataset: Dataset = load(folder, image_size)
+    dataset: Dataset = load(folder, image_size, scan=scan)
     ensemble, was_there = fit_run(
-        config, dataset.train, out, data_name=dataset.name, device=device, store=store
+        config, dataset.train, out, data_name=dataset.name, device=device, store=store, scan=scan
     )
     if was_there:
         typer.echo(f"{out} holds this ensemble already; nothing was trained.")
@@ -106,6 +132,9 @@ def score(
     image_size: Annotated[
         int | None, typer.Option(help="must be the run's; images are resized to it anyway")
     ] = None,
+    slices: Slices = None,
+    axis: Axis = None,
+    window: Window = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
 ) -> None:
     """Score the images of FOLDER (its test split, where it has one): higher = more abnormal."""
@@ -113,6 +142,7 @@ def score(
     from d2ue.uncertainty import image_scores
 
     settings = ScoreConfig(method)
+    scan = _scan(slices, axis, window)
     _check_csv(out)
     ensemble = load_run(run, device)
     size = ensemble.config.image_size
@@ -121,7 +151,8 @@ def score(
             f"{run} was trained on images of {size} x {size} and cannot score them at "
             f"{image_size} x {image_size}: leave --image-size out."
         )
-    images = _scored_images(folder, size)
+    # Scans are scored in the window in which they were trained on, unless told otherwise.
+    images = _scored_images(folder, size, scan, run_scan(run))
     scores = image_scores(ensemble, images.images, settings, progress=True)
     labels = [""] * len(images) if images.labels is None else images.labels.tolist()
     text = io.StringIO()
@@ -374,7 +405,9 @@ def export(
     """Pack results into one file, to take to another machine or to keep with a paper."""
     from d2ue import results
 
-    if not store.is_dir():
+    with reading(store):
+        is_there = store.is_dir()
+    if not is_there:
         raise InputError(f"There is no folder {store}: 'd2ue reproduce' makes one.")
     records = results.read_records(store)
     names = [n for n, r in records.items() if not dataset or r.data.name in dataset]
@@ -405,7 +438,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except D2UEError as error:
-        _stop(str(error), 2)
+        _stop(_sentence(str(error)), 2)
     except Exception as error:  # typer's own, whichever click they come from
         if not hasattr(error, "format_message"):
             raise
@@ -436,17 +469,27 @@ def _jobs(text: str) -> int:
     return int(text)
 
 
-def _scored_images(folder: str, image_size: int) -> ImageSet:
+def _scan(slices: str | None, axis: str | None, window: str | None) -> ScanConfig | None:
+    """The options for scans; None where none of them is given."""
+    given = {"slices": slices, "axis": axis, "window": window}
+    given = {name: value for name, value in given.items() if value is not None}
+    return ScanConfig(**given) if given else None
+
+
+def _scored_images(
+    folder: str, image_size: int, scan: ScanConfig | None, of_run: ScanConfig | None
+) -> ImageSet:
     if folder not in BUILT_IN:
-        return load_images(folder, image_size)
-    return load(folder, image_size).labelled
+        return load_images(folder, image_size, scan=scan or of_run)
+    return load(folder, image_size, scan=scan).labelled
 
 
 def _check_csv(path: Path) -> None:
     """Refuse early what could not be written after minutes of scoring."""
-    if path.is_dir():
+    with reading(path):
+        is_folder, parent = path.is_dir(), path.resolve().parent
+    if is_folder:
         raise InputError(f"{path} is a folder: give --out the name of a CSV file.")
-    parent = path.resolve().parent
     if not parent.is_dir():
         raise InputError(f"There is no folder {parent} to write {path.name} into: make it first.")
     if not os.access(parent, os.W_OK):
@@ -455,6 +498,8 @@ def _check_csv(path: Path) -> None:
 
 def _sentence(message: str) -> str:
     text = " ".join(message.split())
+    if len(text) > 1000:  # somebody pasted a file where a name belongs
+        text = f"{text[:500]}...{text[-500:]}"
     return text if text.endswith((".", "?")) else f"{text}."
 
 

@@ -22,6 +22,7 @@ import hashlib
 import json
 import os
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -71,7 +72,8 @@ RECORD_FORMAT = "d2ue scores 1"
 EXPORT_FORMAT = "d2ue export 1"
 #: Per-image mean squared error of the learners' own reconstructions, averaged over learners.
 RECONSTRUCTION = "reconstruction"
-_MEMBER_LIMIT = 2**30  # bytes; a learner at the largest image size has 20 MB
+_MEMBER_LIMIT = 2**28  # bytes; a learner at the largest image size has 20 MB
+_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what `export` writes
 
 
 @dataclass(frozen=True)
@@ -443,12 +445,15 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     """The files of an export, each checked against the manifest; nothing is unpacked to disk."""
     try:
         with reading(path), zipfile.ZipFile(path) as packed:
-            if max((info.file_size for info in packed.infolist()), default=0) > _MEMBER_LIMIT:
-                raise damaged(path)
+            for info in packed.infolist():
+                if info.file_size > _MEMBER_LIMIT or info.compress_type not in _PACKINGS:
+                    raise damaged(path)
             manifest = json.loads(packed.read("manifest.json"))
             if manifest.get("format") != EXPORT_FORMAT:
                 raise InputError(f"{path} was not written by this program: give another file.")
-            sums = dict(manifest["files"])
+            sums = manifest["files"]
+            if not isinstance(sums, dict):
+                raise damaged(path)
             if sorted(packed.namelist()) != sorted(["manifest.json", *sums]):
                 raise damaged(path)
             if not all(_MEMBER.fullmatch(member) for member in sums):
@@ -458,17 +463,19 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                 if hashlib.sha256(unpacked).hexdigest() != sums[member]:
                     raise damaged(path)
                 yield member, unpacked
+    except InputError:  # which is a ValueError too
+        raise
     except (
         zipfile.BadZipFile,
         zlib.error,
+        struct.error,
         KeyError,
         TypeError,
         AttributeError,
         EOFError,
         NotImplementedError,
         RuntimeError,
-        UnicodeDecodeError,
-        json.JSONDecodeError,
+        ValueError,
     ) as error:
         raise damaged(path) from error
 
@@ -537,7 +544,14 @@ def _parse(content: bytes, path: Path, name: str) -> Record:
             and all(np.isfinite(v).all() for v in scores.values())
         )
         own_name = record.name
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise damaged(path) from error
     if not sound or own_name != name:
         raise damaged(path)

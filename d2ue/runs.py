@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import errno
 import glob
 import hashlib
@@ -49,6 +50,7 @@ from torch import Tensor
 
 from d2ue.backbones import Autoencoder
 from d2ue.config import TrainConfig
+from d2ue.datasets.medical import ScanConfig
 from d2ue.datasets.types import ImageSet
 from d2ue.ensemble import Ensemble, join
 from d2ue.errors import InputError
@@ -126,7 +128,7 @@ class Store:
             own_name = name_of(settings)
             if len(history) != settings["epochs"]:
                 raise damaged(where / "learner.json")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise damaged(where / "learner.json") from error
         if own_name != name:
             raise InputError(f"{where} holds the learner {own_name}: put it back under that name.")
@@ -218,7 +220,7 @@ class Store:
             if len(history) != int(header["epoch"]):
                 raise damaged(path)
             return TrainState(len(history), tensors, history, int(header.get("threads", "0")))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise damaged(path) from error
 
     def save_state(self, names: Sequence[str], state: TrainState) -> None:
@@ -258,6 +260,7 @@ def fit_run(
     device: str = "auto",
     progress: bool = True,
     store: str | os.PathLike[str] | None = None,
+    scan: ScanConfig | None = None,
 ) -> tuple[Ensemble, bool]:
     """Train an ensemble into a run folder, or take up the training that was left there.
 
@@ -270,6 +273,7 @@ def fit_run(
         progress: whether to show a bar.
         store: a store whose learners this run may take and adds to; None = one of its own, inside
             the run folder, that goes when the training is finished.
+        scan: how the images were taken out of scans, to be written into the manifest.
 
     Returns:
         The ensemble, and whether it was there already.
@@ -296,7 +300,7 @@ def fit_run(
         (run / UNFINISHED).mkdir(parents=True, exist_ok=True)  # the mark of a run not yet whole
     learners = Store(run / UNFINISHED if store is None else store)
     ensemble = train_ensemble(config, train, device=device, progress=progress, store=learners)
-    save_run(ensemble, run, data_name=data_name, n_train=len(train))
+    save_run(ensemble, run, data_name=data_name, n_train=len(train), scan=scan)
     return ensemble, False
 
 
@@ -307,17 +311,22 @@ def check_run_folder(folder: str | os.PathLike[str]) -> None:
         InputError: if it is a file, or has content that no run has.
     """
     run = Path(folder)
-    if run.exists() and not run.is_dir():
-        raise InputError(f"{run} is a file: give --out a folder.")
-    if not run.exists() or (run / MANIFEST).exists() or (run / UNFINISHED).is_dir():
-        return
     with reading(run):
+        if run.exists() and not run.is_dir():
+            raise InputError(f"{run} is a file: give --out a folder.")
+        if not run.exists() or (run / MANIFEST).exists() or (run / UNFINISHED).is_dir():
+            return
         if any(run.iterdir()):
             raise InputError(f"{run} is not empty and holds no run: give --out a new folder.")
 
 
 def save_run(
-    ensemble: Ensemble, folder: str | os.PathLike[str], *, data_name: str = "", n_train: int = 0
+    ensemble: Ensemble,
+    folder: str | os.PathLike[str],
+    *,
+    data_name: str = "",
+    n_train: int = 0,
+    scan: ScanConfig | None = None,
 ) -> None:
     """Write an ensemble as a run folder; the manifest comes last.
 
@@ -334,7 +343,7 @@ def save_run(
     files["history.csv"] = _history_csv(ensemble).encode()
     fingerprint = ensemble.fingerprint
     numbers = range(1, len(ensemble) + 1)
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": RUN_FORMAT,
         "config": ensemble.config.as_dict(),
         "data": {"name": data_name, "train_images": n_train, "fingerprint": fingerprint},
@@ -344,6 +353,8 @@ def save_run(
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
+    if scan is not None:
+        manifest["data"]["scan"] = dataclasses.asdict(scan)
     with writing(run):
         run.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -361,9 +372,11 @@ def load_run(folder: str | os.PathLike[str], device: str = "cpu") -> Ensemble:
         InputError: if the folder is missing, unfinished, damaged or not a run.
     """
     run = Path(folder)
-    if not run.is_dir():
+    with reading(run):  # Python 3.11 lets some errors out of exists(), of a name too long say
+        there, whole = run.is_dir(), (run / MANIFEST).exists()
+    if not there:
         raise InputError(f"There is no run folder {run}: train one with 'd2ue fit'.")
-    if not (run / MANIFEST).exists():
+    if not whole:
         if (run / UNFINISHED).is_dir():
             raise InputError(
                 f"The training in {run} is not finished: run the same 'd2ue fit' again to go on."
@@ -387,6 +400,20 @@ def load_run(folder: str | os.PathLike[str], device: str = "cpu") -> Ensemble:
         _load_weights(network, _read_checked(run / name, sha256), run / name)
         networks.append(network)
     return join(config, networks, fingerprint, history).to(device)
+
+
+def run_scan(folder: str | os.PathLike[str]) -> ScanConfig | None:
+    """How the training images of a run were taken out of scans, where that was chosen.
+
+    Raises:
+        InputError: if its manifest is damaged.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        scan = _read_json(path, RUN_FORMAT)["data"].get("scan")
+        return None if scan is None else ScanConfig(**scan)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(path) from error
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -5,17 +5,32 @@ layers and without replicas; nothing here calls the code under test to know what
 """
 
 import contextlib
+import os
 from collections import OrderedDict
+from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, Phase, settings
 from torch import nn
 
 from d2ue.config import TrainConfig
 from d2ue.datasets.types import ImageSet
 from d2ue.errors import InputError
 from d2ue.training import train_ensemble
+
+# Fuzz tests: few cases in a normal run, thousands with `--hypothesis-profile=fuzz` or D2UE_FUZZ=N.
+settings.register_profile(
+    "fuzz",
+    max_examples=int(os.environ.get("D2UE_FUZZ") or 2000),
+    deadline=timedelta(seconds=30),  # a case takes milliseconds; longer is a hang
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # small enough as they are
+    print_blob=True,
+)
+if os.environ.get("D2UE_FUZZ"):
+    settings.load_profile("fuzz")
 
 SIZE = 16  # pixels a side: the smallest network there is, seven layers
 

@@ -6,6 +6,7 @@ import os
 
 from d2ue.datasets.download import download
 from d2ue.datasets.folder import load_folder, load_images
+from d2ue.datasets.medical import ScanConfig
 from d2ue.datasets.phantom import phantom
 from d2ue.datasets.registry import (
     BUILT_IN,
@@ -17,6 +18,7 @@ from d2ue.datasets.registry import (
     paper_title,
 )
 from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
+from d2ue.errors import InputError
 
 __all__ = [
     "ABNORMAL",
@@ -25,6 +27,7 @@ __all__ = [
     "SOURCES",
     "Dataset",
     "ImageSet",
+    "ScanConfig",
     "Source",
     "download",
     "find_folder",
@@ -38,7 +41,13 @@ __all__ = [
 ]
 
 
-def load(source: str | os.PathLike[str], image_size: int = 64, *, progress: bool = True) -> Dataset:
+def load(
+    source: str | os.PathLike[str],
+    image_size: int = 64,
+    *,
+    progress: bool = True,
+    scan: ScanConfig | None = None,
+) -> Dataset:
     """A data set by name or folder.
 
     Args:
@@ -46,10 +55,13 @@ def load(source: str | os.PathLike[str], image_size: int = 64, *, progress: bool
             `load_folder` takes it ("./phantom" for a folder of that name).
         image_size: pixels a side.
         progress: whether to show a bar when it takes over two seconds.
+        scan: which slices of DICOM and NIfTI files to take, and their window.
 
     Raises:
         InputError: if the folder cannot be used; the sentence says why.
     """
     if source in BUILT_IN:
+        if scan is not None:
+            raise InputError(f"slices, axis and window are for scans, not for {source}.")
         return phantom(BUILT_IN[str(source)], image_size=image_size, progress=progress)
-    return load_folder(source, image_size, progress=progress)
+    return load_folder(source, image_size, progress=progress, scan=scan)

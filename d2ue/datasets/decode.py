@@ -18,10 +18,10 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import PIL
@@ -111,8 +111,7 @@ def decode_image(path: str | os.PathLike[str], image_size: int) -> np.ndarray:
             channel (their window has to be chosen, so they are refused until that is built).
     """
     with opened_image(path) as image:
-        small = to_grey(image).resize((image_size, image_size), Image.Resampling.BILINEAR)
-        return np.asarray(small, dtype=np.uint8)
+        return to_square(to_grey(image), image_size)
 
 
 @contextlib.contextmanager
@@ -123,7 +122,7 @@ def opened_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         InputError: as `decode_image`, also for what goes wrong with the picture in the body.
     """
     try:
-        if problem := _not_a_file(os.stat(path)):
+        if problem := not_a_file(os.stat(path)):
             raise InputError(f"{show(path)} {problem}.")
         with open(path, "rb") as file, _checked_image(file, path) as image:
             yield image
@@ -143,7 +142,13 @@ def to_grey(image: Image.Image) -> Image.Image:
         return image.convert("RGB").convert("L")
 
 
-def _not_a_file(status: os.stat_result) -> str | None:
+def to_square(grey: Image.Image, image_size: int) -> np.ndarray:
+    """The paper's resize: Pillow's bilinear one, to uint8 of shape (image_size, image_size)."""
+    small = grey.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    return np.asarray(small, dtype=np.uint8)
+
+
+def not_a_file(status: os.stat_result) -> str | None:
     """What is wrong with a path before anything is opened (opening a pipe would wait for ever)."""
     if stat.S_ISDIR(status.st_mode):
         return "is a folder with the name of an image: rename or remove it"
@@ -213,19 +218,10 @@ def _is_deep_header(file: BinaryIO) -> bool:
 
 def _reason(error: Exception, path: str | os.PathLike[str]) -> str:
     """What an error of the system or of Pillow means to the person who owns the file."""
-    code = getattr(error, "errno", None)
-    if code == errno.ENOENT:
-        if os.path.islink(path):
-            return "is a link to a file that is not there: restore that file or remove the link"
-        return "does not exist: restore it or take it off the list"
-    if code in (errno.EACCES, errno.EPERM):
-        return "may not be read (permission denied): change its permissions"
-    if code not in (None, errno.EINVAL):  # EINVAL: a damaged header sent Pillow to a wrong place
-        return f"cannot be read ({os.strerror(code)}): check the disk and the name"
+    if told := system_reason(error, path):
+        return told
     if isinstance(error, Image.DecompressionBombError):
         return "is too large a picture to open safely: save it smaller"
-    if isinstance(error, MemoryError):
-        return "needs more memory than there is: save it smaller"
     if isinstance(error, PIL.UnidentifiedImageError):
         return "is not an image that Pillow can read: replace it with a PNG, JPEG or TIFF file"
     if "truncated" in str(error).lower():
@@ -233,11 +229,46 @@ def _reason(error: Exception, path: str | os.PathLike[str]) -> str:
     return "is damaged or of a kind that Pillow cannot decode: copy it again or remove it"
 
 
+def system_reason(error: Exception, path: str | os.PathLike[str]) -> str | None:
+    """What an error of the system, not of what the file holds, means to its owner; else None."""
+    code = getattr(error, "errno", None)
+    if code == errno.ENOENT:
+        if os.path.islink(path):
+            return "is a link to a file that is not there: restore that file or remove the link"
+        return "does not exist: restore it or take it off the list"
+    if code in (errno.EACCES, errno.EPERM):
+        return "may not be read (permission denied): change its permissions"
+    if (
+        isinstance(code, int) and code != errno.EINVAL
+    ):  # EINVAL: a damaged header sent Pillow to a wrong place
+        return f"cannot be read ({os.strerror(code)}): check the disk and the name"
+    if isinstance(error, MemoryError):
+        return "needs more memory than there is: save it smaller"
+    return None
+
+
 # --------------------------------------------------------------------------- many images
 
 
+class Scans(Protocol):
+    """Reads files that hold slices, not pictures; `d2ue.datasets.medical.ScanReader` is one."""
+
+    def chunks(self, paths: Sequence[str], size: int) -> list[tuple[int, int, bool]]:
+        """Stretches of `paths` for a thread: first, end, whether they are slices of scans."""
+
+    def decode(
+        self, paths: Sequence[str], image_size: int, out: np.ndarray, stop: Callable[[], bool]
+    ) -> None:
+        """Fills `out` with the pixels of slices, until `stop` says so."""
+
+
 def decode_files(
-    paths: Sequence[str], image_size: int, *, key: str | None = None, progress: bool = True
+    paths: Sequence[str],
+    image_size: int,
+    *,
+    key: str | None = None,
+    progress: bool = True,
+    scans: Scans | None = None,
 ) -> np.ndarray:
     """Decodes files, in order, or takes their pixels from the cache.
 
@@ -246,6 +277,7 @@ def decode_files(
         image_size: side of the result in pixels.
         key: name of these files' pixels in the cache (see `CacheKey`); None: no cache.
         progress: show a bar once decoding has taken two seconds.
+        scans: what reads those of the paths that are slices of scans; None: all are pictures.
 
     Returns:
         uint8, shape (len(paths), 1, image_size, image_size).
@@ -258,7 +290,7 @@ def decode_files(
     if key is not None and (cached := _read_cache(key, shape)) is not None:
         return cached
     images = _allocate(shape)
-    _decode_in_threads(paths, images, progress)
+    _decode_in_threads(paths, images, progress, scans)
     if key is not None:
         _write_cache(key, images)
     return images
@@ -274,28 +306,36 @@ def _allocate(shape: tuple[int, ...]) -> np.ndarray:
         ) from error
 
 
-def _decode_in_threads(paths: Sequence[str], images: np.ndarray, progress: bool) -> None:
+def _decode_in_threads(
+    paths: Sequence[str], images: np.ndarray, progress: bool, scans: Scans | None
+) -> None:
     """Fills `images`; Pillow lets go of the interpreter while it decodes, so threads pay."""
     stop = threading.Event()
     _readers()  # Pillow's registration of formats is not made for two threads at once
 
-    def work(first: int) -> int:
-        last = min(first + _CHUNK, len(paths))
-        for i in range(first, last):
+    if scans is None:
+        starts = range(0, len(paths), _CHUNK)
+        chunks = [(first, min(first + _CHUNK, len(paths)), False) for first in starts]
+    else:
+        chunks = scans.chunks(paths, _CHUNK)
+
+    def work(first: int, end: int, are_scans: bool) -> int:
+        size = images.shape[-1]
+        if are_scans and scans is not None:
+            scans.decode(paths[first:end], size, images[first:end, 0], stop.is_set)
+        for i in () if are_scans else range(first, end):
             if stop.is_set():
                 break
-            images[i, 0] = decode_image(paths[i], images.shape[-1])
-        return last - first
+            images[i, 0] = decode_image(paths[i], size)
+        return end - first
 
     bar = progress_bar(
         total=len(paths), desc="decoding", unit="image", delay=2, leave=False, disable=not progress
     )
     pool = ThreadPoolExecutor(_thread_count(), thread_name_prefix="decode")
-    with bar, _quiet_pillow():
+    with bar, quiet_readers():
         try:
-            jobs: list[Future[int]] = [
-                pool.submit(work, first) for first in range(0, len(paths), _CHUNK)
-            ]
+            jobs: list[Future[int]] = [pool.submit(work, *chunk) for chunk in chunks]
             for job in jobs:  # in order, so that the first bad file is the one reported
                 bar.update(job.result())
         finally:  # also on Ctrl-C: each thread ends after the image it has in hand
@@ -310,10 +350,10 @@ def _thread_count() -> int:
 
 
 @contextlib.contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Hides Pillow's warnings about metadata; entered once, as the filters are not thread-safe."""
+def quiet_readers() -> Iterator[None]:
+    """Hides readers' warnings about metadata; entered once, as filters are not thread-safe."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.filterwarnings("ignore", module=r"PIL\.|pydicom\.|nibabel\.")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield
 
@@ -324,13 +364,14 @@ def _quiet_pillow() -> Iterator[None]:
 class CacheKey:
     """The name in the cache of the pixels of some files, built up one file after another.
 
-    SHA-256 over all that the pixels depend on: this decoder, Pillow, the size, and of every file
-    its name, size, both times and inode. A replaced file has another inode or change time, which
+    SHA-256 over all that the pixels depend on: this decoder, Pillow, the size, what the caller
+    names in `context` (of scans: window and readers' versions), and of every file its name, size,
+    both times and inode. A replaced file has another inode or change time, which
     no program can set, even if its size and modification time are kept.
     """
 
-    def __init__(self, image_size: int) -> None:
-        start = f"{DECODER_VERSION} {PIL.__version__} {image_size}\0"
+    def __init__(self, image_size: int, context: str = "") -> None:
+        start = f"{DECODER_VERSION} {PIL.__version__} {image_size}{context}\0"
         self._digest = hashlib.sha256(start.encode())
         self._newest = 0
 

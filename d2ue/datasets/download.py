@@ -281,7 +281,15 @@ def _extract(archive: Path, into: Path, progress: bool) -> None:
                 bar.update()
     except (tarfile.FilterError, tarfile.ExtractError) as error:
         raise _unusable(archive.name, "holds a name that leads out of its folder") from error
-    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
+    except (
+        tarfile.TarError,
+        gzip.BadGzipFile,
+        EOFError,
+        zlib.error,
+        ValueError,
+        OverflowError,
+        KeyError,  # a hard link to a member that is not there
+    ) as error:
         raise _unusable(archive.name, "is damaged") from error
 
 

@@ -7,7 +7,8 @@ Two layouts are read. The published one is that of the Med-AD benchmarks:
 
 Another split of the same images may lie beside it, such as folder/data.cleaned.json; it is read
 where its path is given instead of the folder's. A plain folder holds images and no data.json;
-sub-folders are read too.
+sub-folders are read too. Images are pictures, or slices of DICOM and NIfTI files (see
+`d2ue.datasets.medical`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ from d2ue.datasets.decode import (
     check_image_size,
     decode_files,
     image_extensions,
+    quiet_readers,
     show,
+)
+from d2ue.datasets.medical import (
+    ScanConfig,
+    ScanReader,
+    file_of,
+    is_index_of_a_disc,
+    scan_kind,
 )
 from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
 from d2ue.errors import InputError
@@ -51,7 +60,11 @@ class _Split:
 
 
 def load_folder(
-    folder: str | os.PathLike[str], image_size: int = 64, *, progress: bool = True
+    folder: str | os.PathLike[str],
+    image_size: int = 64,
+    *,
+    progress: bool = True,
+    scan: ScanConfig | None = None,
 ) -> Dataset:
     """Loads images to train on and, in the published layout, those to test on.
 
@@ -61,16 +74,20 @@ def load_folder(
     Args:
         folder: the published layout (`images/` and `data.json`; train/unlabeled is ignored), or a
             plain folder of normal images, searched with its sub-folders. Hidden files and files
-            without the extension of a picture are passed over. Or the path of a .json file beside
-            images/, another split in the published layout.
+            that are, by their names, neither pictures nor DICOM nor NIfTI are passed over. Or the
+            path of a .json file beside images/, another split in the published layout.
         image_size: side of the images in pixels.
         progress: show a bar once decoding has taken two seconds.
+        scan: which slices of DICOM and NIfTI files to take, and their window; None = the defaults
+            of `ScanConfig`. Pictures pay no heed to it. A slice is called "scan.nii.gz#z=75" or
+            "scan.dcm#frame=3", and may be listed under that name in data.json.
 
     Returns:
         The data set, named after the folder (and the split, see `listing_name`). `train`: images
-        (n, 1, image_size, image_size) uint8, labels all 0. `test`: the same with labels 0 and 1, normal images first; None for a plain
-        folder or a data.json without test images. Names are those of data.json, in its order, or
-        of the files, relative to the folder with "/", in natural order ("2.png" before "10.png").
+        (n, 1, image_size, image_size) uint8, labels all 0. `test`: the same with labels 0 and 1,
+        normal images first; None for a plain folder or a data.json without test images. Names are
+        those of data.json, in its order, or of the files, relative to the folder with "/", in
+        natural order ("2.png" before "10.png").
 
     Raises:
         InputError: if the folder, its data.json or any image is not usable; one sentence says
@@ -82,9 +99,10 @@ def load_folder(
     if listing is None and not _has_data_json(folder):
         _refuse_mixed(folder)
         names = _find_images(folder, refuse_splits=True)
-        return Dataset(name, _read(folder, names, image_size, NORMAL, progress=progress))
+        reader, (names,) = _slices(folder, scan, names)
+        return Dataset(name, _read(folder, names, image_size, reader, NORMAL, progress=progress))
     listing = listing or folder / DATA_JSON
-    split = _read_split(listing)
+    split, reader = _choose_slices(listing, _read_split(listing), scan)
     if not split.train:
         raise InputError(
             f"{show(listing)} lists no normal training image under train/0: "
@@ -92,7 +110,12 @@ def load_folder(
         )
     tested = split.normal + split.abnormal
     both = _read(
-        folder / "images", split.train + tested, image_size, listing=listing, progress=progress
+        folder / "images",
+        split.train + tested,
+        image_size,
+        reader,
+        listing=listing,
+        progress=progress,
     )
     # Slices, not copies: the pixels are in memory once.
     n = len(split.train)
@@ -106,6 +129,7 @@ def load_images(
     image_size: int = 64,
     *,
     progress: bool = True,
+    scan: ScanConfig | None = None,
 ) -> ImageSet:
     """Loads images to score.
 
@@ -115,6 +139,7 @@ def load_images(
             for `load_folder`.
         image_size: side of the images in pixels.
         progress: show a bar once decoding has taken two seconds.
+        scan: as for `load_folder`.
 
     Returns:
         images (n, 1, image_size, image_size) uint8. Labels 0 and 1 in the published layout, normal
@@ -125,21 +150,23 @@ def load_images(
     """
     image_size = check_image_size(image_size)
     if not isinstance(folder_or_paths, (str, bytes, os.PathLike)):
-        return _read_paths(folder_or_paths, image_size, progress)
-    if os.path.isfile(_as_path(folder_or_paths)) and not _is_listing(folder_or_paths):
-        return _read_paths([folder_or_paths], image_size, progress)
+        return _read_paths(folder_or_paths, image_size, progress, scan)
+    path = _as_path(folder_or_paths)
+    if os.path.isfile(file_of(path)) and not _is_listing(folder_or_paths):
+        return _read_paths([folder_or_paths], image_size, progress, scan)
     folder, listing = find_listing(folder_or_paths)
     if listing is None and not _has_data_json(folder):
-        return _read(folder, _find_images(folder), image_size, progress=progress)
+        reader, (names,) = _slices(folder, scan, _find_images(folder))
+        return _read(folder, names, image_size, reader, progress=progress)
     listing = listing or folder / DATA_JSON
-    split = _read_split(listing)
+    split, reader = _choose_slices(listing, _read_split(listing), scan)
     names = split.normal + split.abnormal
     if not names:
         raise InputError(
             f"{show(listing)} lists no test images under test/0 and test/1: "
             "add them, or give a plain folder of images."
         )
-    found = _read(folder / "images", names, image_size, listing=listing, progress=progress)
+    found = _read(folder / "images", names, image_size, reader, listing=listing, progress=progress)
     return ImageSet(found.images, found.names, _labels(split))
 
 
@@ -248,12 +275,13 @@ def _find_images(folder: Path, *, refuse_splits: bool = False) -> list[str]:
     for below, entry in _walk(folder):
         if refuse_splits:
             _refuse_split(folder / below, entry)
-        if _has_extension(entry.name):  # also a folder of that name: decoding it says so
+        # Also a folder with the name of a picture: decoding it says so.
+        if _has_extension(entry.name) or _is_scan(entry):
             names.append(posixpath.join(below, entry.name))
             _check_printable(folder, names[-1])
     if not names:
         raise InputError(
-            f"{show(folder)} holds no images: put PNG, JPEG or TIFF files there, "
+            f"{show(folder)} holds no images: put PNG, JPEG, TIFF, DICOM or NIfTI files there, "
             "or images/ and data.json in the published layout."
         )
     return sorted(names, key=_natural)
@@ -261,6 +289,12 @@ def _find_images(folder: Path, *, refuse_splits: bool = False) -> list[str]:
 
 def _has_extension(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in image_extensions()
+
+
+def _is_scan(entry: os.DirEntry[str]) -> bool:
+    # A folder "scan.nii", which some archives have around the file of that name, is searched.
+    is_file = not os.path.isdir(entry.path) and not is_index_of_a_disc(entry.name)
+    return is_file and scan_kind(entry.path) is not None
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -341,6 +375,36 @@ def _read_split(path: Path) -> _Split:
     )
     _check_split(path, split)
     return split
+
+
+def _choose_slices(
+    listing: Path, split: _Split, scan: ScanConfig | None
+) -> tuple[_Split, ScanReader | None]:
+    """The split with slices in the places of scans, and what reads them."""
+    images = listing.parent / "images"
+    reader, slices = _slices(images, scan, split.train, split.normal, split.abnormal)
+    if reader is not None:
+        split = _Split(*slices)
+        for names in slices:
+            if twice := _first_repeated(names):
+                raise InputError(f"{show(listing)} lists {show(twice)} more than once: keep one.")
+        _check_split(listing, split)
+    return split, reader
+
+
+def _slices(
+    root: str | Path, scan: ScanConfig | None, *lists: list[str]
+) -> tuple[ScanReader | None, list[list[str]]]:
+    """Lists of files -> lists of images, and what reads those that are slices of scans."""
+    if not any(
+        scan_kind(file_of(os.path.join(root, name))) is not None
+        for names in lists
+        for name in names
+    ):
+        return None, list(lists)
+    reader = ScanReader(scan)
+    with quiet_readers():
+        return reader, [reader.expand(root, names) for names in lists]
 
 
 def _content(path: Path) -> bytes:
@@ -457,6 +521,7 @@ def _read(
     root: str | Path,
     names: Sequence[str],
     image_size: int,
+    scans: ScanReader | None,
     label: int | None = None,
     *,
     listing: Path | None = None,
@@ -464,8 +529,8 @@ def _read(
 ) -> ImageSet:
     """The images `names` below `root`; those that a `listing` names may be absent."""
     paths = [os.path.join(root, name) for name in names]
-    key = _check_present(root, names, paths, image_size, listing)
-    images = decode_files(paths, image_size, key=key, progress=progress)
+    key = _check_present(root, names, paths, image_size, listing, scans)
+    images = decode_files(paths, image_size, key=key, progress=progress, scans=scans)
     labels = None if label is None else np.full(len(names), label, np.int8)
     return ImageSet(images, tuple(names), labels)
 
@@ -476,13 +541,15 @@ def _check_present(
     paths: Sequence[str],
     image_size: int,
     listing: Path | None,
+    scans: ScanReader | None,
 ) -> str | None:
     """The cache key of the files, after a look whether all of them are there."""
     absent: list[str] = []
-    key: CacheKey | None = CacheKey(image_size)
+    context = "" if scans is None else scans.cache_context(paths)
+    key: CacheKey | None = CacheKey(image_size, context)
     for name, path in zip(names, paths, strict=True):
         try:
-            status = os.stat(path)
+            status = os.stat(path if scans is None else file_of(path))
         except (OSError, ValueError) as error:
             key = None  # decoding meets the file again and says what is wrong with it
             if isinstance(error, FileNotFoundError):
@@ -500,7 +567,10 @@ def _check_present(
 
 
 def _read_paths(
-    paths: Sequence[str | os.PathLike[str]], image_size: int, progress: bool
+    paths: Sequence[str | os.PathLike[str]],
+    image_size: int,
+    progress: bool,
+    scan: ScanConfig | None,
 ) -> ImageSet:
     try:
         names = [_as_path(path) for path in paths]
@@ -514,4 +584,5 @@ def _read_paths(
         _check_printable(Path(), name)
     if twice := _first_repeated(names):
         raise InputError(f"{show(twice)} is given more than once: give it once.")
-    return _read("", names, image_size, progress=progress)
+    reader, (names,) = _slices("", scan, names)
+    return _read("", names, image_size, reader, progress=progress)
