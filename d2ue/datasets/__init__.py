@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from d2ue.datasets.boxes import box_cover
 from d2ue.datasets.download import download
 from d2ue.datasets.folder import load_folder, load_images
 from d2ue.datasets.phantom import phantom
@@ -26,6 +27,7 @@ __all__ = [
     "Dataset",
     "ImageSet",
     "Source",
+    "box_cover",
     "download",
     "find_folder",
     "load",
