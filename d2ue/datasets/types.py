@@ -1,6 +1,4 @@
-"""The one type in which images travel: uint8 pixels with names, labels, what is known of where the
-abnormal is (masks or boxes), and a fingerprint.
-"""
+"""The one type in which images travel: uint8 pixels, names, labels, masks, boxes, a fingerprint."""
 
 from __future__ import annotations
 
