@@ -37,7 +37,7 @@ import pandas as pd
 from scipy import ndimage
 
 from d2ue.datasets.boxes import box_cover
-from d2ue.datasets.types import ImageSet
+from d2ue.datasets.types import ABNORMAL, ImageSet
 from d2ue.errors import InputError
 
 PIXEL_MEASURES = ("pixel AUC", "pixel AP", "best Dice", "AUPRO")
@@ -415,6 +415,45 @@ def _measure(
     return found
 
 
+def per_image(
+    images: ImageSet, which: np.ndarray, scores: np.ndarray, maps: Mapping[str, np.ndarray]
+) -> pd.DataFrame:
+    """The numbers behind pictures of some images.
+
+    Args:
+        images: all of them, labelled.
+        which: positions of those to describe.
+        scores: of all images, [n], higher = more abnormal.
+        maps: by a short name, of all images, [n, 1, H, W], not negative.
+
+    Returns:
+        Indexed by the images' names: label; rank by score among all images, 1 = highest; area, the
+        share of the image that is inside the truth; for each map the share of its sum that is
+        inside, and whether its maximum is ("yes", "no", "edge"). Shares are in percent. "-" where
+        nothing is known to be abnormal.
+    """
+    if images.labels is None:
+        raise InputError("These images have no labels, so nothing can be said of their ranks.")
+    cover, _ = truth_cover(images)
+    cover = cover[which]
+    rank = (-scores).argsort(kind="stable").argsort(kind="stable") + 1
+    rows: dict[str, list[str]] = {
+        "label": ["abnormal" if images.labels[i] == ABNORMAL else "normal" for i in which],
+        "rank": [f"{rank[i]} of {len(images)}" for i in which],
+        "area, %": [f"{100 * area:.1f}" if area else "-" for area in cover.mean((1, 2, 3))],
+    }
+    for name, values in maps.items():
+        energy, hits = (f(cover, values[which]) for f in (energy_inside, pointing_game))
+        rows[f"{name}: sum inside, %"] = [_or_dash(share, f"{100 * share:.1f}") for share in energy]
+        words = [{0.0: "no", 1.0: "yes"}.get(hit, "edge") for hit in hits]
+        rows[f"{name}: maximum inside"] = list(map(_or_dash, hits, words))
+    return pd.DataFrame(rows, index=[images.names[i] for i in which])
+
+
+def _or_dash(value: float, text: str) -> str:
+    return "-" if np.isnan(value) else text
+
+
 def layout(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     """A `compare` table for reading: a row a map, a column a measure, percent with intervals.
 
@@ -445,14 +484,19 @@ def readings(table: pd.DataFrame, reference: str, names: Mapping[str, str]) -> l
         own = part[part["map"] == reference].iloc[0]
         rest = part[part["map"] != reference]
 
-        def listed(which: pd.Series, rest: pd.DataFrame = rest) -> str:
-            return ", ".join(names.get(name, name) for name in rest["map"][which]) or "none"
-
+        groups = {
+            "better than": rest["map"][rest["difference_low"] > 0],
+            "worse than": rest["map"][rest["difference_high"] < 0],
+        }
+        told = set().union(*groups.values())
+        groups["not to be told from"] = rest["map"][~rest["map"].isin(told)]
         against = "above" if own.low > own.chance else "below" if own.high < own.chance else "at"
-        sentences.append(
-            f"{measure}: {names.get(reference, reference)} {100 * own.value:.1f}, {against} chance "
-            f"({100 * own.chance:.1f}); better than {listed(rest.difference_low > 0)}; worse than "
-            f"{listed(rest.difference_high < 0)}; cannot be told from "
-            f"{listed((rest.difference_low <= 0) & (rest.difference_high >= 0))}."
-        )
+        words = [f"{names.get(reference, reference)} {100 * own.value:.1f}, {against} chance"]
+        words[0] += f" ({100 * own.chance:.1f})"
+        words += [
+            f"{relation} {', '.join(names.get(name, name) for name in group)}"
+            for relation, group in groups.items()
+            if len(group)
+        ]
+        sentences.append(f"{measure}: {'; '.join(words)}.")
     return sentences

@@ -9,6 +9,7 @@ from d2ue.experiments.batch import Report, Settings, obtain, save_tables
 from d2ue.experiments.claims import central_verdicts, verdicts
 from d2ue.experiments.quick import (
     ROW_NAMES,
+    drawn_examples,
     examples,
     paper_layout,
     readings,
@@ -16,6 +17,7 @@ from d2ue.experiments.quick import (
     save_results,
     score_table,
     summarise,
+    worst_cases,
 )
 from d2ue.experiments.tables import (
     Cell,
@@ -43,6 +45,7 @@ __all__ = [
     "central_verdicts",
     "collect",
     "differences",
+    "drawn_examples",
     "examples",
     "layout",
     "long_table",
@@ -59,4 +62,5 @@ __all__ = [
     "summarise",
     "ticks",
     "verdicts",
+    "worst_cases",
 ]
