@@ -405,12 +405,13 @@ def heat_maps(
                 _show(axis, images[row, 0], 0, 255, "gray")
             _show(line[2], means[row, 0], -1, 1, "gray")
             line[0].set_ylabel(titles[row])
-        for axis, title in zip(axes[0], ("image", "truth", "mean of learners"), strict=False):
+        for axis, title in zip(axes[0], ("image", "truth", "mean of\nlearners"), strict=False):
             axis.set_title(title)
         for column, (method, values) in enumerate(maps.items(), 3):
             for row in range(n):
                 shown = _show(axes[row, column], values[row, 0], 0, tops[method], "magma")
-            axes[0, column].set_title(METHOD_TITLES.get(method, method).replace(": ", "\n"))
+            name, _, what = METHOD_TITLES.get(method, method).partition(": ")
+            axes[0, column].set_title(f"{name}\n{what.replace(' (', chr(10) + '(')}", fontsize=11)
             bar = figure.colorbar(
                 shown, ax=axes[:, column], location="bottom", shrink=0.85, aspect=16, extend="max"
             )
@@ -443,6 +444,8 @@ def localisation(
 ) -> Figure:
     """Every measure of every kind of map with its interval, chance dotted; a panel a measure.
 
+    Every axis starts at 0; where it ends is up to the measure.
+
     Args:
         table: as `d2ue.localisation.compare` gives it.
         names: what to call each map; those left out keep their names.
@@ -469,7 +472,7 @@ def localisation(
                 axis.plot(row["value"], y, marker, color=colour)
             axis.axvline(100 * own["chance"].iloc[0], color="0.3", linewidth=1, linestyle=":")
             axis.set_title(measure)
-            axis.set_xlim(0, 100)
+            axis.set_xlim(0, min(103, 110 * own[["high", "chance"]].max(axis=None)))
             axis.grid(axis="x", alpha=0.3)
         for axis in axes[-1]:
             axis.set_xlabel("percent (dotted: chance)")

@@ -497,3 +497,16 @@ def test_other_bad_input(refused, lesions):
         loc.compare(maps, 0 * cover, False)
     with refused("pair up"):
         loc.compare(maps, cover[:3], False)
+
+
+def test_the_numbers_behind_pictures():
+    """Image b: 1/4 inside, 3 of 6 of the map's sum, its maximum inside; a is normal."""
+    pixels = np.zeros((2, 1, 2, 2), np.uint8)
+    masks = np.zeros(pixels.shape, bool)
+    masks[1, 0, 0, 0] = True
+    images = ImageSet(pixels, ("a", "b"), np.array([0, 1], np.int8), masks)
+    maps = {"DSU": np.array([[[[1.0, 1], [1, 9]]], [[[3, 1], [1, 1]]]])}
+    table = loc.per_image(images, np.array([1, 0]), np.array([12.0, 6.0]), maps)
+    assert table.index.tolist() == ["b", "a"]
+    assert table.loc["b"].tolist() == ["abnormal", "2 of 2", "25.0", "50.0", "yes"]
+    assert table.loc["a"].tolist() == ["normal", "1 of 2", "-", "-", "-"]
