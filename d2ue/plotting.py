@@ -15,6 +15,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from d2ue.ensemble import Ensemble
@@ -415,5 +416,122 @@ def published_against_cleaned(frame: pd.DataFrame, title: str = "") -> Figure:
         figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=10)
         if title:
             figure.suptitle(title)
+        sns.despine(figure)
+    return figure
+
+
+BOX_COLOUR = "#ff2a1f"  # the paper's red
+
+
+def heat_maps(
+    images: np.ndarray,
+    means: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    titles: Sequence[str],
+    tops: Mapping[str, float],
+    masks: np.ndarray | None = None,
+    boxes: Sequence[np.ndarray] | None = None,
+) -> Figure:
+    """The paper's Fig. 4: image, truth, ensemble reconstruction, then a column a score map.
+
+    Args:
+        images: uint8 [n, 1, H, W], one row each.
+        means: the learners' mean reconstructions in [-1, 1], [n, 1, H, W].
+        maps: by score method, float [n, 1, H, W].
+        titles: n names of the rows.
+        tops: by score method, the value of the last colour; higher ones share it. Given, not
+            computed, so that several figures have one scale.
+        masks: bool [n, 1, H, W], outlined on the second column and thinly on the maps; None where
+            there are none.
+        boxes: n arrays [k, 4], fractions of width and height, drawn where there are no masks: in
+            red on the second column, in thin green on the maps, where red would be lost.
+    """
+    n, columns = len(images), len(maps) + 3
+    with plt.rc_context(FONT):
+        figure, axes = plt.subplots(
+            n,
+            columns,
+            figsize=(1.5 * columns + 0.4, 1.5 * n + 1.0),
+            squeeze=False,
+            layout="compressed",
+        )
+        for row, line in enumerate(axes):
+            for axis in line[:2]:
+                _show(axis, images[row, 0], 0, 255, "gray")
+            _show(line[2], means[row, 0], -1, 1, "gray")
+            line[0].set_ylabel(titles[row])
+        for axis, title in zip(axes[0], ("image", "truth", "mean of\nlearners"), strict=False):
+            axis.set_title(title)
+        for column, (method, values) in enumerate(maps.items(), 3):
+            for row in range(n):
+                shown = _show(axes[row, column], values[row, 0], 0, tops[method], "magma")
+            name, _, what = METHOD_TITLES.get(method, method).partition(": ")
+            axes[0, column].set_title(f"{name}\n{what.replace(' (', chr(10) + '(')}", fontsize=11)
+            bar = figure.colorbar(
+                shown, ax=axes[:, column], location="bottom", shrink=0.85, aspect=16, extend="max"
+            )
+            bar.ax.xaxis.set_major_locator(MaxNLocator(2))
+            bar.ax.ticklabel_format(style="sci", scilimits=(-2, 2))
+        for row, line in enumerate(axes):
+            for axis in (line[1], *line[3:]):
+                if masks is not None:
+                    _outline(axis, masks[row, 0])
+                elif boxes is not None:
+                    grey = axis is line[1]
+                    look = (BOX_COLOUR, 2.0) if grey else (OUTLINE, 1.0)
+                    for box in boxes[row]:
+                        _box(axis, box, images.shape[2:], *look)
+    return figure
+
+
+def _box(
+    axis: Axes, box: np.ndarray, shape: tuple[int, ...], colour: str, linewidth: float
+) -> None:
+    """A box in fractions on an image whose first pixel is centred at (0, 0)."""
+    height, width = shape
+    x0, y0, x1, y1 = box * (width, height, width, height) - 0.5
+    look = {"fill": False, "color": colour, "linewidth": linewidth}
+    axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **look))
+
+
+def localisation(
+    table: pd.DataFrame, names: Mapping[str, str], controls: Sequence[str] = ()
+) -> Figure:
+    """Every measure of every kind of map with its interval, chance dotted; a panel a measure.
+
+    Every axis starts at 0; where it ends is up to the measure.
+
+    Args:
+        table: as `d2ue.localisation.compare` gives it.
+        names: what to call each map; those left out keep their names.
+        controls: maps that know nothing of learners; drawn in grey.
+    """
+    measures, maps = (list(dict.fromkeys(table[column])) for column in ("measure", "map"))
+    columns = min(len(measures), 3)
+    rows = -(-len(measures) // columns)
+    with plt.rc_context(FONT):
+        figure, axes = plt.subplots(
+            rows,
+            columns,
+            figsize=(2.4 + 3.1 * columns, rows * (1.0 + 0.32 * len(maps))),
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
+        for axis, measure in zip(axes.flat, measures, strict=False):
+            own = table[table["measure"] == measure].set_index("map")
+            for y, name in enumerate(maps):
+                colour, marker = ("0.45", "s") if name in controls else (NORMAL_COLOUR, "o")
+                row = 100 * own.loc[name, ["value", "low", "high"]].astype(float)
+                axis.plot(row[["low", "high"]], [y, y], color=colour, linewidth=2)
+                axis.plot(row["value"], y, marker, color=colour)
+            axis.axvline(100 * own["chance"].iloc[0], color="0.3", linewidth=1, linestyle=":")
+            axis.set_title(measure)
+            axis.set_xlim(0, min(103, 110 * own[["high", "chance"]].max(axis=None)))
+            axis.grid(axis="x", alpha=0.3)
+        for axis in axes[-1]:
+            axis.set_xlabel("percent (dotted: chance)")
+        axes[0, 0].set_yticks(range(len(maps)), [names.get(name, name) for name in maps])
+        axes[0, 0].invert_yaxis()
         sns.despine(figure)
     return figure

@@ -22,6 +22,7 @@ from d2ue.runs import umask
 #: Notebook by the name that `d2ue reproduce` takes.
 NOTEBOOKS = {
     "quickstart": "00_quickstart.ipynb",
+    "heat_maps": "05_heat_maps.ipynb",
     "table1": "11_table1.ipynb",
     "table2": "12_table2.ipynb",
     "table3": "13_table3.ipynb",

@@ -290,3 +290,59 @@ def test_claims_are_drawn_with_interval_seeds_and_verdict():
     assert [t.get_text() for t in axis.get_yticklabels()] == ["a", "b", "c"]
     spans = [tuple(line.get_xdata()) for line in axis.lines if line.get_linewidth() == 2]
     assert spans == [(1.0, 3.0), (-4.0, -2.0), (-1.0, 2.0)]
+
+
+def heat_map_figure(images, maps, **truth):
+    tops = {"ensemble": 0.8, "output": 0.07, "dual": 5e-6}
+    means = np.linspace(-1, 1, images.size).reshape(images.shape)
+    titles = [f"row {i}" for i in range(len(images))]
+    figure = plotting.heat_maps(images, means, maps, titles, tops, **truth)
+    return np.array(panels(figure)).reshape(len(images), 6), means, tops
+
+
+def test_heat_maps_are_fig_4_on_the_scales_given(images, maps, masks):
+    grid, means, tops = heat_map_figure(images, maps, masks=masks)
+    for row, line in enumerate(grid):
+        assert line[0].get_ylabel() == f"row {row}"
+        for axis in line[:2]:
+            assert np.array_equal(shown(axis), images[row, 0]) and limits(axis) == (0, 255)
+        assert np.array_equal(shown(line[2]), means[row, 0]) and limits(line[2]) == (-1, 1)
+        for axis, (method, values) in zip(line[3:], maps.items(), strict=True):
+            assert np.array_equal(shown(axis), values[row, 0])
+            assert limits(axis) == (0, tops[method])
+        lesion = row >= 2
+        assert [outlined(a) for a in line] == [False, lesion, False, lesion, lesion, lesion]
+
+
+def test_heat_maps_draw_boxes_where_they_are(images, maps):
+    """A box of columns 4 to 7 and rows 2 to 3 of 16: its edges run between the pixels."""
+    boxes = [np.empty((0, 4))] * 3 + [np.array([[0.25, 0.125, 0.5, 0.25], [0, 0, 1, 1]])]
+    grid, _, _ = heat_map_figure(images, maps, boxes=boxes)
+    assert [len(axis.patches) for axis in grid[0]] == [0] * 6
+    assert [len(axis.patches) for axis in grid[3]] == [0, 2, 0, 2, 2, 2]
+    drawn = grid[3, 1].patches[0]
+    assert drawn.get_bbox().extents.tolist() == [3.5, 1.5, 7.5, 3.5]
+    red = matplotlib.colors.to_rgba(plotting.BOX_COLOUR)
+    assert drawn.get_edgecolor() == red != grid[3, 3].patches[0].get_edgecolor()
+
+
+def test_localisation_shows_values_intervals_and_chance():
+    from d2ue.localisation import compare
+
+    cover = np.zeros((6, 1, 8, 8))
+    cover[:, :, 2:5, 2:5] = 1
+    rng = np.random.default_rng(0)
+    maps = {"dual": rng.random(cover.shape) + cover, "intensity": rng.random(cover.shape)}
+    table = compare(maps, cover, True, resamples=100)
+    figure = plotting.localisation(table, {"dual": "DSU"}, ["intensity"])
+    assert [axis.get_title() for axis in figure.axes] == list(dict.fromkeys(table["measure"]))
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["DSU", "intensity"]
+    for axis, (_, part) in zip(figure.axes, table.groupby("measure", sort=False), strict=True):
+        for i, row in enumerate(part.itertuples()):
+            interval, dot = axis.lines[2 * i : 2 * i + 2]
+            assert np.allclose(interval.get_xdata(), [100 * row.low, 100 * row.high])
+            assert np.allclose(dot.get_xdata(), 100 * row.value)
+        assert np.allclose(axis.lines[-1].get_xdata(), 100 * part["chance"].iloc[0])
+        low, high = axis.get_xlim()
+        assert low == 0 and high >= 100 * part["high"].max()

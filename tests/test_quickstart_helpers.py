@@ -13,11 +13,13 @@ from d2ue.backbones import Autoencoder
 from d2ue.config import TrainConfig
 from d2ue.ensemble import Ensemble
 from d2ue.experiments import (
+    drawn_examples,
     examples,
     paper_layout,
     readings,
     reconstruction_ratio,
     save_results,
+    worst_cases,
 )
 
 
@@ -214,3 +216,32 @@ def test_auc_by_seed_joins_the_values_of_a_seed(table):
     assert [list(line.get_ydata()) for line in unc.lines[:2]] == [[60, 65], [62, 61]]
     assert [t.get_text() for t in unc.get_xticklabels()] == ["none", "repulsion"]
     plt.close(figure)
+
+
+def labelled(labels):
+    labels = np.array(labels, np.int8)
+    images = np.zeros((len(labels), 1, 8, 8), np.uint8)
+    return ImageSet(images, tuple(map(str, range(len(labels)))), labels)
+
+
+def test_drawn_examples_are_abnormal_distinct_and_follow_the_seed():
+    test = labelled([0] * 20 + [1] * 20)
+    drawn = [tuple(drawn_examples(test, 4, seed)) for seed in range(6)]
+    assert all(len(set(d)) == 4 and min(d) >= 20 for d in drawn)
+    assert len(set(drawn)) > 1 and drawn[0] == tuple(drawn_examples(test, 4, 0))
+    assert sorted(drawn_examples(labelled([0, 1, 1]), 4)) == [1, 2]
+
+
+def test_worst_cases_by_hand():
+    """Normal: highest first; abnormal: lowest first."""
+    scores = np.array([1.0, 5.0, 3.0, 0.5, 9.0, 2.0])
+    assert worst_cases(labelled([0, 0, 0, 1, 1, 1]), scores).tolist() == [1, 2, 3, 5]
+    assert worst_cases(labelled([0, 0, 0, 1, 1, 1]), scores, 1).tolist() == [1, 3]
+
+
+def test_examples_need_labels(refused):
+    unlabelled = ImageSet(np.zeros((2, 1, 8, 8), np.uint8), ("a", "b"))
+    with refused("no labels"):
+        drawn_examples(unlabelled)
+    with refused("no labels"):
+        worst_cases(unlabelled, np.zeros(2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from d2ue.datasets.boxes import box_cover
 from d2ue.datasets.download import download
 from d2ue.datasets.folder import load_folder, load_images
 from d2ue.datasets.medical import ScanConfig
@@ -29,6 +30,7 @@ __all__ = [
     "ImageSet",
     "ScanConfig",
     "Source",
+    "box_cover",
     "download",
     "find_folder",
     "load",

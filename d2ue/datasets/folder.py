@@ -4,6 +4,7 @@ Two layouts are read. The published one is that of the Med-AD benchmarks:
 
     folder/data.json    {"train": {"0": [names]}, "test": {"0": [names], "1": [names]}}
     folder/images/      the files named there; 0 = normal, 1 = abnormal
+    folder/boxes.json   optional: where abnormal test images are so (see d2ue.datasets.boxes)
 
 Another split of the same images may lie beside it, such as folder/data.cleaned.json; it is read
 where its path is given instead of the folder's. A plain folder holds images and no data.json;
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from d2ue.datasets.boxes import match_boxes
 from d2ue.datasets.decode import (
     CacheKey,
     check_image_size,
@@ -85,9 +87,9 @@ def load_folder(
     Returns:
         The data set, named after the folder (and the split, see `listing_name`). `train`: images
         (n, 1, image_size, image_size) uint8, labels all 0. `test`: the same with labels 0 and 1,
-        normal images first; None for a plain folder or a data.json without test images. Names are
-        those of data.json, in its order, or of the files, relative to the folder with "/", in
-        natural order ("2.png" before "10.png").
+        normal images first, and boxes where a boxes.json lies beside data.json; None for a plain
+        folder or a data.json without test images. Names are those of data.json, in its order, or
+        of the files, relative to the folder with "/", in natural order ("2.png" before "10.png").
 
     Raises:
         InputError: if the folder, its data.json or any image is not usable; one sentence says
@@ -109,6 +111,7 @@ def load_folder(
             "add the names of at least one batch of them."
         )
     tested = split.normal + split.abnormal
+    boxes = _read_boxes(folder, split)
     both = _read(
         folder / "images",
         split.train + tested,
@@ -120,7 +123,9 @@ def load_folder(
     # Slices, not copies: the pixels are in memory once.
     n = len(split.train)
     train = ImageSet(both.images[:n], both.names[:n], np.full(n, NORMAL, np.int8))
-    test = ImageSet(both.images[n:], both.names[n:], _labels(split)) if tested else None
+    test = None
+    if tested:
+        test = ImageSet(both.images[n:], both.names[n:], _labels(split), boxes=boxes)
     return Dataset(name, train, test)
 
 
@@ -143,7 +148,8 @@ def load_images(
 
     Returns:
         images (n, 1, image_size, image_size) uint8. Labels 0 and 1 in the published layout, normal
-        images first, else None. Names as `load_folder` gives them; for files, the paths as given.
+        images first, else None. Boxes and names as `load_folder` gives them; for files, the paths
+        as given.
 
     Raises:
         InputError: as `load_folder`; also if data.json lists no test images.
@@ -166,14 +172,26 @@ def load_images(
             f"{show(listing)} lists no test images under test/0 and test/1: "
             "add them, or give a plain folder of images."
         )
+    boxes = _read_boxes(folder, split)
     found = _read(folder / "images", names, image_size, reader, listing=listing, progress=progress)
-    return ImageSet(found.images, found.names, _labels(split))
+    return ImageSet(found.images, found.names, _labels(split), boxes=boxes)
 
 
 def _labels(split: _Split) -> np.ndarray:
     return np.repeat(
         np.array([NORMAL, ABNORMAL], np.int8), [len(split.normal), len(split.abnormal)]
     )
+
+
+def _read_boxes(folder: Path, split: _Split) -> tuple[np.ndarray, ...] | None:
+    """The test images' boxes in the order of normal, then abnormal; before minutes of decoding."""
+    path = folder / "boxes.json"
+    if not os.path.lexists(path):
+        return None
+    # Training images are looked up too: a box on one of them would mean that it is not normal.
+    names = split.train + split.normal + split.abnormal
+    labels = np.concatenate([np.full(len(split.train), NORMAL, np.int8), _labels(split)])
+    return match_boxes(path, _json(path), names, labels)[len(split.train) :]
 
 
 # --------------------------------------------------------------------------- which folder
@@ -410,18 +428,27 @@ def _slices(
 def _content(path: Path) -> bytes:
     try:
         if not path.is_file():  # a pipe, say, which would be waited for
-            raise InputError(f"{show(path)} is not a file: put the published data.json there.")
+            raise InputError(f"{show(path)} is not a file: put the published {path.name} there.")
         if path.stat().st_size > _DATA_JSON_LIMIT:
-            raise InputError(f"{show(path)} is larger than 64 MiB: it should only list names.")
+            raise InputError(
+                f"{show(path)} is larger than 64 MiB: it should only list names or boxes."
+            )
         return path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
 def _parse(path: Path) -> dict:
+    data = _json(path)
+    if not isinstance(data, dict):
+        raise _wrong_structure(path, "the top", data)
+    return data
+
+
+def _json(path: Path) -> object:
     content = _content(path)
     try:
-        data = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique_keys)
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except UnicodeDecodeError as error:
         raise InputError(f"{show(path)} is not UTF-8 text: save it as UTF-8.") from error
     except json.JSONDecodeError as error:
@@ -433,11 +460,8 @@ def _parse(path: Path) -> dict:
         raise InputError(f"{show(path)} has the same key twice: keep one of them.") from error
     except (RecursionError, ValueError) as error:  # nested too deep; a number of 5000 digits
         raise InputError(
-            f"{show(path)} holds more than lists of names: download it again."
+            f"{show(path)} holds more than lists of names or boxes: download it again."
         ) from error
-    if not isinstance(data, dict):
-        raise _wrong_structure(path, "the top", data)
-    return data
 
 
 def _wrong_structure(path: Path, where: str, found: object) -> InputError:

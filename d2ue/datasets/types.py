@@ -1,4 +1,4 @@
-"""The one type in which images travel: uint8 pixels with names, labels, masks and a fingerprint."""
+"""The one type in which images travel: uint8 pixels, names, labels, masks, boxes, a fingerprint."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ class ImageSet:
         names: n distinct names, in the order of `images`.
         labels: int8, shape (n,), 0 = normal, 1 = abnormal; None where the truth is not known.
         masks: bool, shape (n, 1, H, W), True on abnormal pixels; None where there are none.
+        boxes: n arrays of shape (k, 4), [x0, y0, x1, y1] as fractions of width and height, k = 0
+            for an image of which no box is known; None where there are none at all.
 
     Raises:
         InputError: if the shapes or types of the parts do not fit together.
@@ -32,6 +34,7 @@ class ImageSet:
     names: tuple[str, ...]
     labels: np.ndarray | None = None
     masks: np.ndarray | None = None
+    boxes: tuple[np.ndarray, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[1] != 1:
@@ -54,6 +57,11 @@ class ImageSet:
                 f"masks must be bool of the images' shape {self.images.shape}, "
                 f"not {self.masks.dtype} of shape {self.masks.shape}."
             )
+        if self.boxes is not None:
+            if len(self.boxes) != n:
+                raise InputError(f"{n} images came with the boxes of {len(self.boxes)}.")
+            for own in self.boxes:
+                check_boxes(own)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -71,6 +79,7 @@ class ImageSet:
             tuple(self.names[i] for i in index),
             None if self.labels is None else self.labels[index],
             None if self.masks is None else self.masks[index],
+            None if self.boxes is None else tuple(self.boxes[i] for i in index),
         )
 
     def sample(self, n: int, seed: int = 0) -> ImageSet:
@@ -93,11 +102,27 @@ class ImageSet:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the pixels in their order: all that a trained network depends on.
 
-        Names, labels and masks do not enter: training never sees them.
+        Names, labels, masks and boxes do not enter: training never sees them.
         """
         digest = hashlib.sha256(repr(self.images.shape).encode())
         digest.update(np.ascontiguousarray(self.images).data)
         return digest.hexdigest()
+
+
+def check_boxes(boxes: np.ndarray) -> None:
+    """Whether an array holds the boxes of one image, (k, 4) with 0 <= x0 < x1 <= 1, y likewise.
+
+    Raises:
+        InputError: if not.
+    """
+    if not isinstance(boxes, np.ndarray) or boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise InputError("The boxes of an image must be an array of shape (k, 4).")
+    first, last = boxes[:, :2], boxes[:, 2:]
+    if not ((first >= 0) & (first < last) & (last <= 1)).all():
+        raise InputError(
+            "A box must be [x0, y0, x1, y1] in fractions of width and height, "
+            "0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1."
+        )
 
 
 @dataclass(frozen=True)

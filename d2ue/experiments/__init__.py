@@ -18,6 +18,7 @@ from d2ue.experiments.cleaned import (
 )
 from d2ue.experiments.quick import (
     ROW_NAMES,
+    drawn_examples,
     examples,
     paper_layout,
     readings,
@@ -25,6 +26,7 @@ from d2ue.experiments.quick import (
     save_results,
     score_table,
     summarise,
+    worst_cases,
 )
 from d2ue.experiments.tables import (
     Cell,
@@ -54,6 +56,7 @@ __all__ = [
     "cleaned_verdicts",
     "collect",
     "differences",
+    "drawn_examples",
     "examples",
     "layout",
     "long_table",
@@ -75,4 +78,5 @@ __all__ = [
     "summarise",
     "ticks",
     "verdicts",
+    "worst_cases",
 ]

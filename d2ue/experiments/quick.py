@@ -162,6 +162,29 @@ def examples(test: ImageSet, scores: np.ndarray, n: int = 2) -> np.ndarray:
     return np.concatenate(chosen)
 
 
+def drawn_examples(test: ImageSet, n: int = 4, seed: int = 0) -> np.ndarray:
+    """Positions of n abnormal images drawn at random, fewer where there are not so many."""
+    if test.labels is None:
+        raise InputError("These test images have no labels, so no examples can be drawn.")
+    own = np.flatnonzero(test.labels == ABNORMAL)
+    return np.random.default_rng(seed).choice(own, min(n, len(own)), replace=False)
+
+
+def worst_cases(test: ImageSet, scores: np.ndarray, n: int = 2) -> np.ndarray:
+    """Positions of the n highest-scored normal images, then of the n lowest-scored abnormal ones.
+
+    These are the images that a threshold on the score gets wrong first; the worst of each come
+    first.
+    """
+    if test.labels is None:
+        raise InputError("These test images have no labels, so none is known to be scored wrongly.")
+    chosen = []
+    for label, order in ((NORMAL, -scores), (ABNORMAL, scores)):
+        own = np.flatnonzero(test.labels == label)
+        chosen.append(own[np.argsort(order[own], kind="stable")][:n])
+    return np.concatenate(chosen)
+
+
 def save_results(
     folder: str | Path,
     parameters: Mapping[str, Any],
