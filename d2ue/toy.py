@@ -35,6 +35,7 @@ MARGIN = 0.25
 SCORES = ("output", "dual", "slope", "ensemble")
 #: Share of held-out normal points below a score's alarm level.
 QUIET = 0.95
+N_POINTS = 64  # normal points that learners are trained on
 WIDTH, STEPS, LEARNING_RATE = 32, 600, 1e-2
 _HELD_OUT = 1_000_003  # stream of the held-out normal points; learners are numbered from 0
 
@@ -101,9 +102,7 @@ def normal_points(
     return x, curve(x) + noise * rng.normal(size=n)
 
 
-def train_many(
-    seeds: Sequence[int], n_learners: int, noise: float = 0.1, n_points: int = 64
-) -> list[Learners]:
+def train_many(seeds: Sequence[int], n_learners: int, noise: float = 0.1) -> list[Learners]:
     """Ensembles of several seeds, all learners side by side in batched products.
 
     Full batches, mean squared error, Adam; initial weights as PyTorch's Linear draws them. Neither
@@ -113,20 +112,17 @@ def train_many(
         seeds: one ensemble each.
         n_learners: learners in an ensemble, >= 1.
         noise: standard deviation of the normal points about the curve, >= 0.
-        n_points: normal points to train on.
 
     Raises:
         InputError: if a number is out of range.
     """
-    if n_learners < 1 or n_points < 2 or not noise >= 0 or not len(seeds):
-        raise InputError(
-            "The toy takes at least one seed, one learner and two points, and noise of 0 or more."
-        )
-    drawn = [normal_points(n_points, noise, seed) for seed in seeds for _ in range(n_learners)]
+    if n_learners < 1 or not noise >= 0 or not len(seeds):
+        raise InputError("The toy takes at least one seed and one learner, and noise of 0 or more.")
+    drawn = [normal_points(N_POINTS, noise, seed) for seed in seeds for _ in range(n_learners)]
     x, y = (torch.tensor(np.stack(values)) for values in zip(*drawn, strict=True))
     initial = [_initial_weights(seed, i) for seed in seeds for i in range(n_learners)]
     weights = [torch.tensor(np.stack(w)).requires_grad_() for w in zip(*initial, strict=True)]
-    optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE)
+    optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE, fused=True)
     for _ in range(STEPS):
         optimiser.zero_grad()
         # The sum over learners keeps each one's gradient what it would be alone.
@@ -134,7 +130,8 @@ def train_many(
         optimiser.step()
     parts = [w.detach().split(n_learners) for w in weights]
     return [
-        Learners(own, noise, seed) for seed, own in zip(seeds, zip(*parts, strict=True), strict=True)
+        Learners(own, noise, seed)
+        for seed, own in zip(seeds, zip(*parts, strict=True), strict=True)
     ]
 
 
@@ -192,7 +189,7 @@ def relative_scores(learners: Learners, x: np.ndarray, y: np.ndarray) -> dict[st
 
 
 def places_off_the_normals(step: float = 0.01) -> np.ndarray:
-    """x in SPAN at least MARGIN away from every band: the gap and both ends; float64 [places]."""
+    """Every x of SPAN at least MARGIN away from the bands: the gap, both ends; float64 [places]."""
     x = np.arange(round((SPAN[1] - SPAN[0]) / step) + 1) * step + SPAN[0]
     # A hair less than the margin, so that rounding does not decide about its end.
     apart = [(x < low - MARGIN + 1e-9) | (x > high + MARGIN - 1e-9) for low, high in BANDS]
@@ -222,7 +219,8 @@ def effect(learners: Learners, height: float = 1.0) -> dict[str, float | int | b
         seed; learners; height; blind, the share of places that are blind to "output"; of these,
         the share where "dual", "slope" and "ensemble" raise an alarm (NaN without any); the median
         there of "output" and "dual" in multiples of their levels (`output_level`, `dual_level`);
-        `mirror`, the share of the places blind to "dual" where "output" raises an alarm; and holds.
+        the mirror image: dual_blind, the share of places blind to "dual", and of these the share
+        where "output" raises an alarm (`mirror`); and holds.
     """
     x = places_off_the_normals()
     relative = relative_scores(learners, x, curve(x) + height)
@@ -243,6 +241,7 @@ def effect(learners: Learners, height: float = 1.0) -> dict[str, float | int | b
         **caught,
         "output_level": median(relative["output"]),
         "dual_level": median(relative["dual"]),
+        "dual_blind": float(mirror.mean()),
         "mirror": share(relative["output"] > 1, mirror),
         "holds": caught["dual"] > 0.5,  # False for NaN
     }
@@ -251,6 +250,100 @@ def effect(learners: Learners, height: float = 1.0) -> dict[str, float | int | b
 def effects(ensembles: Sequence[Learners], heights: Sequence[float] = (1.0,)) -> pd.DataFrame:
     """`effect` of every ensemble and height, one row each."""
     return pd.DataFrame([effect(own, height) for height in heights for own in ensembles])
+
+
+def counts(effects: pd.DataFrame) -> pd.DataFrame:
+    """In how many seeds what holds: `effects`, a row a number of learners and height.
+
+    Returns:
+        "seeds"; "with a blind place"; "blind, %", the median over seeds of the share of places off
+        the normals; "DSU", the number of seeds in which it raises an alarm at more than half of
+        the blind places, which is that the effect holds; "slopes alone" and "error alone", the same
+        for the parts of DSU; and "DSU blind, %", the median share of places where DSU is silent.
+    """
+    rows = {}
+    for (learners, height), own in effects.groupby(["learners", "height"], sort=False):
+        caught = {name: int((own[name] > 0.5).sum()) for name in ("dual", "slope", "ensemble")}
+        rows[learners, height] = {
+            "seeds": len(own),
+            "with a blind place": int((own["blind"] > 0).sum()),
+            "blind, %": round(100 * own["blind"].median()),
+            "DSU": caught["dual"],
+            "slopes alone": caught["slope"],
+            "error alone": caught["ensemble"],
+            "DSU blind, %": round(100 * own["dual_blind"].median()),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.rename_axis(["learners", "height"])
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a picture of the toy shows.
+
+    Attributes:
+        normals: the points the learners were trained on, x and y.
+        x: float64 [places], over SPAN.
+        curves: f_i(x), [N, places].
+        height: of the abnormal points above the curve.
+        along: by score, [places]: the score of (x, curve(x) + height) in multiples of its level.
+        point: the abnormal point looked at, (x, y).
+        tangents: (f_i, f_i') at the point's x, [N, 2].
+        at_point: by score, the point's score in multiples of its alarm level.
+    """
+
+    normals: tuple[np.ndarray, np.ndarray]
+    x: np.ndarray
+    curves: np.ndarray
+    height: float
+    along: dict[str, np.ndarray]
+    point: tuple[float, float]
+    tangents: np.ndarray
+    at_point: dict[str, float]
+
+
+def view(learners: Learners, place: float | None = None, height: float = 1.0) -> View:
+    """Everything a picture of these learners and one abnormal point needs.
+
+    Args:
+        learners: at least two.
+        place: the point's x; None = `place_of_agreement`.
+        height: the point's distance above the curve.
+    """
+    place = place_of_agreement(learners) if place is None else float(place)
+    at = np.array([place])
+    y = curve(at) + height
+    x = np.linspace(*SPAN, 1001)
+    along = relative_scores(learners, np.append(x, at), curve(np.append(x, at)) + height)
+    f, slopes = learners.predict(at)
+    return View(
+        normals=normal_points(N_POINTS, learners.noise, learners.seed),
+        x=x,
+        curves=learners.predict(x)[0],
+        height=height,
+        along={name: values[:-1] for name, values in along.items()},
+        point=(place, float(y[0])),
+        tangents=np.hstack([f, slopes]),
+        at_point={name: float(values[-1]) for name, values in along.items()},
+    )
+
+
+def reading(view: View) -> str:
+    """What a picture shows at its abnormal point, as a sentence."""
+    f, slopes = view.tangents.T
+    said = ", ".join(
+        f"{name} {view.at_point[key]:.2g} times its alarm level"
+        for key, name in (
+            ("output", "Unc is"),
+            ("dual", "DSU"),
+            ("slope", "the slopes alone"),
+            ("ensemble", "the error alone"),
+        )
+    )
+    return (
+        f"At x = {view.point[0]:.2f} the outputs are {np.array2string(f, precision=3)}, the slopes "
+        f"{np.array2string(slopes, precision=2)}: {said}."
+    )
 
 
 def _forward(weights: Sequence[Tensor], x: Tensor) -> Tensor:
