@@ -258,46 +258,29 @@ TOY_LINES = {
 }
 
 
-def toy_view(view: View, along: Sequence[str] = ("output", "dual")) -> Figure:
-    """The 1-D regression and one abnormal point; below it, scores along x.
+def toy_view(view: View) -> Figure:
+    """The 1-D regression and one abnormal point; below it, Unc and DSU along x.
 
     Args:
         view: as `d2ue.toy.view` gives it.
-        along: the scores to draw, keys of TOY_LINES.
     """
     with plt.rc_context(FONT):
         figure, (above, below) = plt.subplots(
-            2, 1, figsize=(9, 6.6), sharex=True, height_ratios=(1.25, 1), layout="constrained"
+            2, 1, figsize=(9, 6.2), sharex=True, height_ratios=(1.2, 1), layout="constrained"
         )
         _toy_curves(above, view)
         above.set(ylabel="y", title=_toy_verdict(view))
-        above.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=10, frameon=False)
-        blind = view.along["output"] <= 1
-        for low, high in BANDS:
-            blind &= (view.x < low) | (view.x > high)
-            below.axvspan(low, high, color=NORMAL_COLOUR, alpha=0.12, linewidth=0)
-        below.fill_between(
-            view.x, 0, 1, blind, transform=below.get_xaxis_transform(), color="0.8", linewidth=0
-        )
-        for name in along:
-            label, look = TOY_LINES[name]
-            below.plot(view.x, view.along[name], linewidth=2, label=label, **look)
-        below.axhline(1, color="0.3", linewidth=1)
-        below.axvline(view.point[0], color=ABNORMAL_COLOUR, linewidth=1)
-        below.set(
-            yscale="log", ylim=(1e-2, 100), xlim=SPAN, xlabel=f"x of a point {_above(view.height)}"
-        )
-        below.set_ylabel("score / its alarm level\n(95 % of normals)")
-        handles, labels = below.get_legend_handles_labels()
-        handles.append(plt.Rectangle((0, 0), 1, 1, color="0.8"))
-        below.legend(
-            handles,
-            [*labels, "blind to Unc, off the bands"],
-            loc="upper left",
-            bbox_to_anchor=(1, 1),
-            fontsize=10,
-            frameon=False,
-        )
+        _legend_beside(above)
+        _toy_along(below, view, ("output", "dual"))
+        sns.despine(figure)
+    return figure
+
+
+def toy_parts(view: View) -> Figure:
+    """DSU along x beside its parts: the learners' slopes alone, and their error alone."""
+    with plt.rc_context(FONT):
+        figure, axis = plt.subplots(figsize=(9, 3.2), layout="constrained")
+        _toy_along(axis, view, ("dual", "slope", "ensemble"))
         sns.despine(figure)
     return figure
 
@@ -325,9 +308,9 @@ def toy_views(views: Mapping[str, View], columns: int = 3) -> Figure:
             axis.set_title(f"{title}\n{_toy_verdict(view)}", fontsize=11)
         for axis in axes.flat[len(views) :]:
             axis.axis("off")
-        for axis in axes.flat[: len(views)][-columns:]:  # the lowest panel of each column
+            axis.legend(*axes[0, 0].get_legend_handles_labels(), loc="center left", fontsize=11)
+        for axis in axes[-1]:
             axis.set_xlabel("x")
-            axis.tick_params(labelbottom=True)
         for line in axes:
             line[0].set_ylabel("y")
         sns.despine(figure)
@@ -364,7 +347,7 @@ def toy_effects(effects: pd.DataFrame) -> Figure:
                 f"points {_above(float(height))}: holds in {own['holds'].sum()} of {len(own)}"
             )
         axes[0, 0].set_ylabel("median at blind places\n/ alarm level (95 % of normals)")
-        axes[0, -1].legend(fontsize=10, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        _legend_beside(axes[0, -1])
         sns.despine(figure)
     return figure
 
@@ -410,7 +393,7 @@ def mirror_dots(runs: pd.DataFrame, selections: Sequence[str]) -> Figure:
             axis.axvline(50, color="0.6", linewidth=1, linestyle=":")
             axis.set_title("all anomalies" if selected == "all" else f"quarter {selected}")
             axis.set_xlabel("AUC, percent (dotted: chance)")
-        names = [f"{backbone.upper()}, repulsion {repulsion}" for backbone, repulsion in lines]
+        names = [f"{backbone}, repulsion {repulsion}" for backbone, repulsion in lines]
         axes[0, 0].set_yticks(range(len(lines)), names)
         axes[0, 0].set_ylim(len(lines) - 0.5, -0.5)
         handles = [
@@ -428,7 +411,7 @@ def _toy_curves(axis: Axes, view: View) -> None:
         axis.axvspan(low, high, color=NORMAL_COLOUR, alpha=0.12, linewidth=0)
     axis.plot(*view.normals, ".", color=NORMAL_COLOUR, markersize=6, label="normal points")
     x = view.point[0]
-    near = np.array([x - 0.6, x + 0.6])
+    near = np.array([x - 0.8, x + 0.8])
     looks = zip(view.curves, view.tangents, cycle(TOY_LEARNERS), strict=False)
     for i, (curve, (f, slope), colour) in enumerate(looks, 1):
         axis.plot(view.x, curve, color=colour, linewidth=2, label=f"learner {i}")
@@ -436,7 +419,31 @@ def _toy_curves(axis: Axes, view: View) -> None:
     star = {"marker": "*", "markersize": 15, "linestyle": "", "markeredgecolor": "black"}
     axis.plot(*view.point, color=ABNORMAL_COLOUR, **star, label="abnormal point", zorder=5)
     axis.plot([x, x], [view.tangents[:, 0].mean(), view.point[1]], ":", color="0.3", linewidth=1)
-    axis.set(xlim=SPAN, ylim=(-3.2, 3.2))
+    axis.set(xlim=SPAN, ylim=(-2.6, 3.1))
+
+
+def _toy_along(axis: Axes, view: View, along: Sequence[str]) -> None:
+    """Scores along x in multiples of their alarm levels, with the places that are blind to Unc."""
+    blind = view.along["output"] <= 1
+    for low, high in BANDS:
+        blind &= (view.x < low) | (view.x > high)
+        axis.axvspan(low, high, color=NORMAL_COLOUR, alpha=0.12, linewidth=0)
+    span = {"color": "0.8", "linewidth": 0, "label": "blind to Unc, off the bands"}
+    axis.fill_between(view.x, 0, 1, blind, transform=axis.get_xaxis_transform(), **span)
+    for name in along:
+        label, look = TOY_LINES[name]
+        axis.plot(view.x, view.along[name], linewidth=2, label=label, **look)
+    axis.axhline(1, color="0.3", linewidth=1)
+    axis.axvline(view.point[0], color=ABNORMAL_COLOUR, linewidth=1)
+    axis.set(
+        yscale="log", ylim=(1e-2, 100), xlim=SPAN, xlabel=f"x of a point {_above(view.height)}"
+    )
+    axis.set_ylabel("score / its alarm level\n(95 % of normals)")
+    _legend_beside(axis)
+
+
+def _legend_beside(axis: Axes) -> None:
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=10, frameon=False)
 
 
 def _toy_verdict(view: View) -> str:

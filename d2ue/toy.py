@@ -252,6 +252,21 @@ def effects(ensembles: Sequence[Learners], heights: Sequence[float] = (1.0,)) ->
     return pd.DataFrame([effect(own, height) for height in heights for own in ensembles])
 
 
+def slider_positions(noise: float = 0.1, seed: int = 0, height: float = 1.0) -> dict[str, View]:
+    """Nine views, three positions each of place, noise and number of learners, by title.
+
+    What a row of three does not move stands at the place where two learners agree most.
+    """
+    learners = train(8, noise, seed)
+    place = place_of_agreement(learners.first(2))
+    found = {f"place {x:g}": view(learners.first(2), x, height) for x in (-4.5, 0.0, 2.0)}
+    for other in (0.05, 0.2, 0.4):
+        found[f"noise {other:g}"] = view(train(8, other, seed).first(2), place, height)
+    for n in (2, 4, 8):
+        found[f"{n} learners"] = view(learners.first(n), place, height)
+    return found
+
+
 def counts(effects: pd.DataFrame) -> pd.DataFrame:
     """In how many seeds what holds: `effects`, a row a number of learners and height.
 
@@ -290,6 +305,7 @@ class View:
         point: the abnormal point looked at, (x, y).
         tangents: (f_i, f_i') at the point's x, [N, 2].
         at_point: by score, the point's score in multiples of its alarm level.
+        dual_on_curve: DSU, in multiples of its level, of the point on learner 1's curve below.
     """
 
     normals: tuple[np.ndarray, np.ndarray]
@@ -300,6 +316,7 @@ class View:
     point: tuple[float, float]
     tangents: np.ndarray
     at_point: dict[str, float]
+    dual_on_curve: float
 
 
 def view(learners: Learners, place: float | None = None, height: float = 1.0) -> View:
@@ -325,25 +342,20 @@ def view(learners: Learners, place: float | None = None, height: float = 1.0) ->
         point=(place, float(y[0])),
         tangents=np.hstack([f, slopes]),
         at_point={name: float(values[-1]) for name, values in along.items()},
+        dual_on_curve=float(relative_scores(learners, at, f[0])["dual"][0]),
     )
 
 
-def reading(view: View) -> str:
-    """What a picture shows at its abnormal point, as a sentence."""
-    f, slopes = view.tangents.T
-    said = ", ".join(
-        f"{name} {view.at_point[key]:.2g} times its alarm level"
-        for key, name in (
-            ("output", "Unc is"),
-            ("dual", "DSU"),
-            ("slope", "the slopes alone"),
-            ("ensemble", "the error alone"),
-        )
-    )
-    return (
-        f"At x = {view.point[0]:.2f} the outputs are {np.array2string(f, precision=3)}, the slopes "
-        f"{np.array2string(slopes, precision=2)}: {said}."
-    )
+def reading(view: View) -> list[str]:
+    """What a picture shows at its abnormal point, in sentences."""
+    f, slopes = (", ".join(f"{value:.2f}" for value in values) for values in view.tangents.T)
+    names = {"output": "Unc", "dual": "DSU", "slope": "slopes alone", "ensemble": "error alone"}
+    levels = ", ".join(f"{name} {view.at_point[key]:.2g}" for key, name in names.items())
+    return [
+        f"At x = {view.point[0]:.2f} the learners' outputs are {f} and their slopes {slopes}.",
+        f"In multiples of their alarm levels: {levels}.",
+        f"Were y the output of learner 1 itself, DSU would be at {view.dual_on_curve:.4f}.",
+    ]
 
 
 def _forward(weights: Sequence[Tensor], x: Tensor) -> Tensor:

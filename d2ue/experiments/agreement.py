@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from d2ue.evaluation import auc, auc_among_lowest
+from d2ue.experiments.tables import BACKBONE_TITLES
 from d2ue.results import Record
 
 #: Scores in the order that tables show them, and what they are called there.
@@ -71,7 +72,7 @@ def among_lowest_by_run(
         table = among_lowest(record.labels, {m: record.scores[m] for m in methods}, share)
         own = table.rename_axis(index="selected", columns="judged").stack().rename("AUC")
         repulsion = f"λ = {c.repulsion_weight:g}" if c.repels else "none"
-        keys = {"seed": c.seed, "repulsion": repulsion, "backbone": c.backbone}
+        keys = {"seed": c.seed, "repulsion": repulsion, "backbone": BACKBONE_TITLES[c.backbone]}
         keys["dataset"] = record.data.name
         part = own.reset_index()
         for name, value in keys.items():
@@ -100,7 +101,7 @@ def mirrored(
     Returns:
         Text cells "mean (lowest to highest seed)", AUC in percent, a column a backbone and
         repulsion, row pairs (selected, judged); last the seeds in which `one` does better on the
-        other's failures than `other` does on its.
+        other's failures than `other` does on its, and than each third score on the same images.
     """
     wanted = [
         ("all", other),
@@ -117,10 +118,13 @@ def mirrored(
             column: f"{v.mean():.1f} ({v.min():.1f} to {v.max():.1f})"
             for column, v in ((column, wide[column]) for column in wanted)
         }
-        better, mirror = wide[f"lowest by {other}", one], wide[f"lowest by {one}", other]
-        wins = int((better > mirror).sum())
-        cells["seeds", f"{one} beats mirror"] = f"{wins} of {len(wide)}"
-        lines[f"{backbone.upper()}, repulsion {repulsion} (n = {len(wide)})"] = cells
+        ours, mirror = wide[f"lowest by {other}", one], wide[f"lowest by {one}", other]
+        rivals = {f"{other} on {one}'s lowest": mirror}
+        rivals |= {third: wide[f"lowest by {other}", third] for third in thirds}
+        for rival, theirs in rivals.items():
+            wins = f"{(ours > theirs).sum()} of {len(wide)}"
+            cells[f"seeds in which {one} on {other}'s lowest", f"beats {rival}"] = wins
+        lines[f"{backbone}, repulsion {repulsion} (n = {len(wide)})"] = cells
     table = pd.DataFrame.from_dict(lines, orient="index")
     table.columns = pd.MultiIndex.from_tuples(table.columns, names=["abnormal images", "AUC of"])
     return table.T
