@@ -102,7 +102,7 @@ def lab(tmp_path):
 def answered(address: str, log: Path) -> None:
     """Wait until the server answers, at most about 45 seconds."""
     urllib3 = pytest.importorskip("urllib3")  # part of every JupyterLab
-    again = urllib3.Retry(connect=100, read=0, backoff_factor=0.2, backoff_max=0.45)
+    again = urllib3.Retry(100, read=0, backoff_factor=0.2, backoff_max=0.45)
     try:
         response = urllib3.PoolManager().request("GET", address, retries=again, timeout=30)
     except urllib3.exceptions.HTTPError:
