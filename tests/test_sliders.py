@@ -51,7 +51,9 @@ def sliders_alone(target: Path) -> None:
     last = max(i for i, cell in enumerate(code) if "interactive_output(" in cell.source)
     unneeded = ("toy_views(", "effects")  # eleven seeds, and pictures of other trainings
     notebook.cells = [c for c in code[: last + 1] if not any(u in c.source for u in unneeded)]
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    notebook.metadata["kernelspec"] = dict(
+        name="python3", display_name="Python 3", language="python"
+    )
     nbformat.write(notebook, target)
 
 
@@ -76,8 +78,11 @@ def lab(tmp_path):
         "ServerApp.root_dir": work,
         "ServerApp.open_browser": False,
         "IdentityProvider.token": token,
-        "LabApp.news_url": "None",
         "LabApp.extension_manager": "readonly",
+        # Should the tests be killed before they end the server, it ends by itself.
+        "ServerApp.shutdown_no_activity_timeout": 300,
+        "MappingKernelManager.cull_idle_timeout": 120,
+        "MappingKernelManager.cull_interval": 60,
     }
     root = "--allow-root" if hasattr(os, "geteuid") and os.geteuid() == 0 else "--no-browser"
     log = tmp_path / "server.log"
@@ -122,11 +127,14 @@ def end(server: subprocess.Popen) -> None:
 
 
 def test_every_slider_draws_a_new_picture(chromium, lab):
-    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    # Tall enough for the whole notebook: JupyterLab leaves out cells that are not in sight.
+    page = chromium.new_page(viewport={"width": 1400, "height": 4000})
     page.set_default_timeout(START)
     try:
         page.goto(lab)
         page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+        # Before its kernel is there, a notebook that is run asks for one.
+        page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for()
         page.locator("#jp-MainMenu").get_by_text("Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
         picture = page.locator(".widget-output img")
