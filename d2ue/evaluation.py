@@ -71,6 +71,57 @@ def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(average_precision_score(*_checked(labels, scores)))
 
 
+def lowest(labels: np.ndarray, scores: np.ndarray, share: float = 0.25) -> np.ndarray:
+    """The abnormal images that a score finds least abnormal, with all normal images beside them.
+
+    Args:
+        labels: shape (n,), 0 or 1.
+        scores: shape (n,), higher = more abnormal; what to select by.
+        share: of the abnormal images to take, rounded up; above 0, at most 1.
+
+    Returns:
+        bool (n,): True for every normal image, and for the share of the abnormal ones whose score
+        is lowest among the abnormal ones; of equal scores the earlier image.
+
+    Raises:
+        InputError: as for `auc`, or if the share is out of range.
+    """
+    labels, scores = _checked(labels, scores)
+    if not 0 < share <= 1:
+        raise InputError(f"The share of abnormal images to keep is above 0 and up to 1: {share}.")
+    abnormal = np.flatnonzero(labels == 1)
+    ranked = abnormal[np.argsort(scores[abnormal], kind="stable")]
+    kept = labels == 0
+    kept[ranked[: int(np.ceil(share * len(ranked)))]] = True
+    return kept
+
+
+def auc_among_lowest(
+    labels: np.ndarray, scores: np.ndarray, by: np.ndarray, share: float = 0.25
+) -> float:
+    """AUC of `scores` on the abnormal images that `by` finds least abnormal, against all normals.
+
+    Selecting by one score and judging by another favours the other: the images are those on which
+    `by` does worst, whatever it is, and two noisy scores rarely fail on the same images. So a value
+    means something only beside the mirrored one (`scores` and `by` exchanged) and that of a third
+    score on the same images.
+
+    Args:
+        labels: shape (n,), 0 or 1.
+        scores: shape (n,), higher = more abnormal; what is judged.
+        by: shape (n,), higher = more abnormal; what is selected by.
+        share: of the abnormal images, rounded up.
+
+    Returns:
+        0 to 1; 0.5 is chance.
+
+    Raises:
+        InputError: as for `auc`, or if the share is out of range.
+    """
+    kept = lowest(labels, by, share)
+    return auc(np.asarray(labels)[kept], np.asarray(scores)[kept])
+
+
 def bootstrap_interval(
     labels: np.ndarray,
     scores: np.ndarray,

@@ -19,6 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from d2ue.ensemble import Ensemble
+from d2ue.toy import BANDS, SPAN, View
 
 PALETTE = sns.color_palette("colorblind")
 NORMAL_COLOUR, ABNORMAL_COLOUR = PALETTE[0], PALETTE[1]
@@ -245,6 +246,219 @@ def auc_by_seed(table: pd.DataFrame, groups: Mapping[float, str]) -> Figure:
         axes[0, -1].legend(fontsize=10)
         sns.despine(figure)
     return figure
+
+
+#: Learners of the toy; none has the colour of a class or of a score.
+TOY_LEARNERS = [PALETTE[i] for i in (2, 4, 5, 8, 6, 9)]
+#: The toy's scores along x: name, and a line that can be told apart without its colour.
+TOY_LINES = {
+    "output": ("Unc, std f", {"color": "black", "linestyle": "--"}),
+    "dual": ("DSU, std L ∇L", {"color": PALETTE[3], "linestyle": "-"}),
+    "slope": ("slopes alone, std f'", {"color": PALETTE[0], "linestyle": "-."}),
+    "ensemble": ("error alone, |mean f - y|", {"color": "0.5", "linestyle": ":"}),
+}
+
+
+def toy_view(view: View) -> Figure:
+    """The 1-D regression and one abnormal point; below it, Unc and DSU along x.
+
+    Args:
+        view: as `d2ue.toy.view` gives it.
+    """
+    with plt.rc_context(FONT):
+        figure, (above, below) = plt.subplots(
+            2, 1, figsize=(9, 6.2), sharex=True, height_ratios=(1.2, 1), layout="constrained"
+        )
+        _toy_curves(above, view)
+        above.set(ylabel="y", title=_toy_verdict(view))
+        _legend_beside(above)
+        _toy_along(below, view, ("output", "dual"))
+        sns.despine(figure)
+    return figure
+
+
+def toy_parts(view: View) -> Figure:
+    """DSU along x beside its parts: the learners' slopes alone, and their error alone."""
+    with plt.rc_context(FONT):
+        figure, axis = plt.subplots(figsize=(9, 3.2), layout="constrained")
+        _toy_along(axis, view, ("dual", "slope", "ensemble"))
+        sns.despine(figure)
+    return figure
+
+
+def toy_views(views: Mapping[str, View], columns: int = 3) -> Figure:
+    """Small multiples of the regression alone, each with its point's scores in the title.
+
+    Args:
+        views: by title.
+        columns: panels a row.
+    """
+    rows = -(-len(views) // columns)
+    with plt.rc_context(FONT):
+        figure, axes = plt.subplots(
+            rows,
+            columns,
+            figsize=(3.7 * columns, 2.75 * rows),
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
+        for axis, (title, view) in zip(axes.flat, views.items(), strict=False):
+            _toy_curves(axis, view)
+            axis.set_title(f"{title}\n{_toy_verdict(view)}", fontsize=11)
+        for axis in axes.flat[len(views) :]:
+            axis.axis("off")
+            axis.legend(*axes[0, 0].get_legend_handles_labels(), loc="center left", fontsize=11)
+        for axis in axes[-1]:
+            axis.set_xlabel("x")
+        for line in axes:
+            line[0].set_ylabel("y")
+        sns.despine(figure)
+    return figure
+
+
+def toy_effects(effects: pd.DataFrame) -> Figure:
+    """Seed by seed, both uncertainties where output uncertainty is blind; a panel a height.
+
+    Args:
+        effects: as `d2ue.toy.effects` gives it, of one number of learners.
+    """
+    groups = list(effects.groupby("height", sort=False))
+    with plt.rc_context(FONT):
+        figure, axes = plt.subplots(
+            1,
+            len(groups),
+            figsize=(5.2 * len(groups), 3.6),
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
+        for axis, (height, own) in zip(axes[0], groups, strict=True):
+            places = range(len(own))
+            for name, marker in (("output", "s"), ("dual", "o")):
+                label, look = TOY_LINES[name]
+                values = own[f"{name}_level"]
+                axis.plot(places, values, marker, color=look["color"], markersize=8, label=label)
+            axis.vlines(places, own["output_level"], own["dual_level"], color="0.7", zorder=0)
+            axis.axhline(1, color="0.3", linewidth=1)
+            axis.set_xticks(places, own["seed"].astype(str))
+            axis.set(yscale="log", xlabel="seed")
+            axis.set_title(
+                f"points {_above(float(height))}: holds in {own['holds'].sum()} of {len(own)}"
+            )
+        axes[0, 0].set_ylabel("median at blind places\n/ alarm level (95 % of normals)")
+        _legend_beside(axes[0, -1])
+        sns.despine(figure)
+    return figure
+
+
+#: How the scores look in `mirror_dots`: colour and shape.
+SCORE_LOOKS = {
+    "Unc": ("black", "s"),
+    "DSU": (PALETTE[3], "o"),
+    "input only": (PALETTE[0], "D"),
+    "Ens": ("0.55", "X"),
+}
+
+
+def mirror_dots(runs: pd.DataFrame, selections: Sequence[str]) -> Figure:
+    """Every score's AUC on the anomalies that one score misses: small, a seed; large, the mean.
+
+    Args:
+        runs: as `d2ue.experiments.agreement.among_lowest_by_run` gives it.
+        selections: values of its column "selected"; a panel each.
+    """
+    lines = list(dict.fromkeys(zip(runs["backbone"], runs["repulsion"], strict=True)))
+    with plt.rc_context(FONT):
+        figure, axes = plt.subplots(
+            1,
+            len(selections),
+            figsize=(1.6 + 4.2 * len(selections), 1.4 + 0.62 * len(lines)),
+            sharey=True,
+            sharex=True,
+            squeeze=False,
+            layout="constrained",
+        )
+        for axis, selected in zip(axes[0], selections, strict=True):
+            part = runs[runs["selected"] == selected]
+            for y, (backbone, repulsion) in enumerate(lines):
+                own = part[(part["backbone"] == backbone) & (part["repulsion"] == repulsion)]
+                for shift, (name, (colour, marker)) in enumerate(SCORE_LOOKS.items()):
+                    values = own.loc[own["judged"] == name, "AUC"]
+                    at = y + 0.2 * (shift - 1.5)
+                    axis.plot(values, [at] * len(values), marker, color=colour, markersize=4)
+                    axis.plot(values.mean(), at, marker, color=colour, markersize=9, alpha=0.6)
+                if y:
+                    axis.axhline(y - 0.5, color="0.85", linewidth=1)
+            axis.axvline(50, color="0.6", linewidth=1, linestyle=":")
+            axis.set_title("all anomalies" if selected == "all" else f"quarter {selected}")
+            axis.set_xlabel("AUC, percent (dotted: chance)")
+        names = [f"{backbone}, repulsion {repulsion}" for backbone, repulsion in lines]
+        axes[0, 0].set_yticks(range(len(lines)), names)
+        axes[0, 0].set_ylim(len(lines) - 0.5, -0.5)
+        handles = [
+            plt.Line2D([], [], color=colour, marker=marker, linestyle="", label=name)
+            for name, (colour, marker) in SCORE_LOOKS.items()
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, title="AUC of")
+        sns.despine(figure)
+    return figure
+
+
+def _toy_curves(axis: Axes, view: View) -> None:
+    """Normal points, learners, and the abnormal point with the learners' tangents at it."""
+    for low, high in BANDS:
+        axis.axvspan(low, high, color=NORMAL_COLOUR, alpha=0.12, linewidth=0)
+    axis.plot(*view.normals, ".", color=NORMAL_COLOUR, markersize=6, label="normal points")
+    x = view.point[0]
+    near = np.array([x - 0.8, x + 0.8])
+    looks = zip(view.curves, view.tangents, cycle(TOY_LEARNERS), strict=False)
+    for i, (curve, (f, slope), colour) in enumerate(looks, 1):
+        axis.plot(view.x, curve, color=colour, linewidth=2, label=f"learner {i}")
+        axis.plot(near, f + slope * (near - x), color=colour, linewidth=4, alpha=0.55)
+    star = {"marker": "*", "markersize": 15, "linestyle": "", "markeredgecolor": "black"}
+    axis.plot(*view.point, color=ABNORMAL_COLOUR, **star, label="abnormal point", zorder=5)
+    axis.plot([x, x], [view.tangents[:, 0].mean(), view.point[1]], ":", color="0.3", linewidth=1)
+    axis.set(xlim=SPAN, ylim=(-2.6, 3.1))
+
+
+def _toy_along(axis: Axes, view: View, along: Sequence[str]) -> None:
+    """Scores along x in multiples of their alarm levels, with the places that are blind to Unc."""
+    blind = view.along["output"] <= 1
+    for low, high in BANDS:
+        blind &= (view.x < low) | (view.x > high)
+        axis.axvspan(low, high, color=NORMAL_COLOUR, alpha=0.12, linewidth=0)
+    span = {"color": "0.8", "linewidth": 0, "label": "blind to Unc, off the bands"}
+    axis.fill_between(view.x, 0, 1, blind, transform=axis.get_xaxis_transform(), **span)
+    for name in along:
+        label, look = TOY_LINES[name]
+        axis.plot(view.x, view.along[name], linewidth=2, label=label, **look)
+    axis.axhline(1, color="0.3", linewidth=1)
+    axis.axvline(view.point[0], color=ABNORMAL_COLOUR, linewidth=1)
+    axis.set(
+        yscale="log", ylim=(1e-2, 100), xlim=SPAN, xlabel=f"x of a point {_above(view.height)}"
+    )
+    axis.set_ylabel("score / its alarm level\n(95 % of normals)")
+    _legend_beside(axis)
+
+
+def _legend_beside(axis: Axes) -> None:
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=10, frameon=False)
+
+
+def _toy_verdict(view: View) -> str:
+    """The point's scores in multiples of their alarm levels, and which of them see it."""
+    return ", ".join(
+        f"{name} {view.at_point[key]:.2g} ({'alarm' if view.at_point[key] > 1 else 'no alarm'})"
+        for key, name in (("output", "Unc"), ("dual", "DSU"))
+    )
+
+
+def _above(height: float) -> str:
+    if height == 0:
+        return "on the curve"
+    return f"{abs(height):g} {'above' if height > 0 else 'below'} the curve"
 
 
 def _show(axis: Axes, image: np.ndarray, low: float, high: float, palette: str):  # type: ignore[no-untyped-def]

@@ -142,6 +142,31 @@ def input_gradients(
     return gradients, output.mean.detach(), None if s is None else s.detach()
 
 
+def dual_terms(network: Autoencoder, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What |f_i(X) - X| (*) grad_X L_i of Eq. (6) consists of where L is the mean L1 error.
+
+    With e_i = f_i(X) - X, J_i the learner's Jacobian and H W pixels, exactly
+
+        |e_i| (*) grad_X L_i  =  |e_i| (*) J_i^T sign(e_i) / (H W)  -  e_i / (H W)
+
+    The deviation over learners of the second term is Eq. (5)'s map divided by H W.
+
+    Args:
+        network: N learners as replicas, in evaluation mode, of backbone ae or memae.
+        x: images [B, 1, H, W].
+
+    Returns:
+        The Jacobian term and the output term, each [N, B, 1, H, W]; their sum is the product.
+    """
+    copies = x.expand(network.replicas, *x.shape).clone().requires_grad_(True)
+    with torch.enable_grad():
+        f = network(copies).mean
+        e = (f - copies).detach()
+        (transposed,) = torch.autograd.grad(f, copies, grad_outputs=e.sign())
+    pixels = x[0].numel()
+    return e.abs() * transposed / pixels, -e / pixels
+
+
 def score_batch(ensemble: Ensemble, x: Tensor, config: ScoreConfig) -> Tensor:
     """Score maps [B, 1, H, W] of images [B, 1, H, W] in [-1, 1], on the ensemble's device."""
     method = config.method

@@ -1,0 +1,379 @@
+"""The 1-D regression of Fig. 1c: small networks, trained, that may agree where they know nothing.
+
+Normal points (x, y) lie around the curve sin(2x), over two bands of x with a gap between them.
+Learners see the same points and differ only in their initial weights. A point off the curve or off
+the bands is abnormal. The paper draws the figure and gives no equations; our reading of it, for a
+point (x, y), is Eq. (5) and (6) with one pixel:
+
+    L_i = |f_i(x) - y|        Unc = std_i f_i(x)        DSU = std_i(L_i dL_i/dx)
+
+Everything is float64, and random numbers come from NumPy by (seed, learner), so that learner 1 is
+the same whether it is trained alone or beside others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from d2ue.errors import InputError
+from d2ue.uncertainty import deviation
+
+#: Where normal points are drawn from, evenly.
+BANDS = ((-3.0, -1.0), (1.0, 3.0))
+#: The x that pictures and the search for blind places cover.
+SPAN = (-5.0, 5.0)
+#: How far from every band a place counts as off them: next to a band, learners are still right.
+MARGIN = 0.25
+#: The scores of a point, all >= 0, higher = more abnormal: Eq. (5), Eq. (6), and two controls.
+SCORES = ("output", "dual", "slope", "ensemble")
+#: Share of held-out normal points below a score's alarm level.
+QUIET = 0.95
+N_POINTS = 64  # normal points that learners are trained on
+WIDTH, STEPS, LEARNING_RATE = 32, 600, 1e-2
+_HELD_OUT = 1_000_003  # stream of the held-out normal points; learners are numbered from 0
+
+
+@dataclass(frozen=True, eq=False)
+class Learners:
+    """N trained learners, each 1 -> 32 -> 32 -> 1 with tanh between.
+
+    Attributes:
+        weights: for each of three layers, weight [N, in, out] and bias [N, 1, out].
+        noise: standard deviation of the normal points about the curve.
+        seed: of normal points and initial weights.
+    """
+
+    weights: tuple[Tensor, ...]
+    noise: float
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.weights[0])
+
+    def first(self, n: int) -> Learners:
+        """The first n learners: exactly what training n gives.
+
+        Raises:
+            InputError: unless 1 <= n <= N.
+        """
+        if not 1 <= n <= len(self):
+            raise InputError(f"There are {len(self)} learners; {n} cannot be taken from them.")
+        return Learners(tuple(w[:n] for w in self.weights), self.noise, self.seed)
+
+    def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """f_i(x) and its derivative f_i'(x), each float64 [N, points], of x [points]."""
+        copies, f = self._forward(x)
+        (slopes,) = torch.autograd.grad(f.sum(), copies)
+        return f.detach().numpy(), slopes.numpy()
+
+    def _forward(self, x: np.ndarray) -> tuple[Tensor, Tensor]:
+        # One copy of x for each learner keeps the learners' derivatives apart.
+        copies = torch.tensor(x, dtype=torch.float64).expand(len(self), -1).clone()
+        copies.requires_grad_(True)
+        return copies, _forward(self.weights, copies)
+
+
+def curve(x: np.ndarray) -> np.ndarray:
+    """What normal points lie around, and its continuation off the bands."""
+    return np.sin(2 * x)
+
+
+def normal_points(
+    n: int, noise: float, seed: int, held_out: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Normal points, x evenly from the bands and y = curve(x) + noise; float64 [n] each.
+
+    Args:
+        n: how many.
+        noise: standard deviation of y about the curve.
+        seed: of both.
+        held_out: whether to draw other points than those learners are trained on.
+    """
+    rng = np.random.default_rng([seed, _HELD_OUT + held_out])
+    low, high = np.array(BANDS)[rng.integers(len(BANDS), size=n)].T
+    x = rng.uniform(low, high)
+    return x, curve(x) + noise * rng.normal(size=n)
+
+
+def train_many(seeds: Sequence[int], n_learners: int, noise: float = 0.1) -> list[Learners]:
+    """Ensembles of several seeds, all learners side by side in batched products.
+
+    Full batches, mean squared error, Adam; initial weights as PyTorch's Linear draws them. Neither
+    the number of learners nor the other seeds change what a learner becomes.
+
+    Args:
+        seeds: one ensemble each.
+        n_learners: learners in an ensemble, >= 1.
+        noise: standard deviation of the normal points about the curve, >= 0.
+
+    Raises:
+        InputError: if a number is out of range.
+    """
+    if n_learners < 1 or not noise >= 0 or not len(seeds):
+        raise InputError("The toy takes at least one seed and one learner, and noise of 0 or more.")
+    drawn = [normal_points(N_POINTS, noise, seed) for seed in seeds for _ in range(n_learners)]
+    x, y = (torch.tensor(np.stack(values)) for values in zip(*drawn, strict=True))
+    initial = [_initial_weights(seed, i) for seed in seeds for i in range(n_learners)]
+    weights = [torch.tensor(np.stack(w)).requires_grad_() for w in zip(*initial, strict=True)]
+    optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE, fused=True)
+    for _ in range(STEPS):
+        optimiser.zero_grad()
+        # The sum over learners keeps each one's gradient what it would be alone.
+        (_forward(weights, x) - y).square().mean(1).sum().backward()
+        optimiser.step()
+    parts = [w.detach().split(n_learners) for w in weights]
+    return [
+        Learners(own, noise, seed)
+        for seed, own in zip(seeds, zip(*parts, strict=True), strict=True)
+    ]
+
+
+@lru_cache(maxsize=64)
+def train(n_learners: int = 2, noise: float = 0.1, seed: int = 0) -> Learners:
+    """The ensemble of one seed; kept, so that a slider that comes back need not train again."""
+    return train_many([seed], n_learners, noise)[0]
+
+
+def scores(learners: Learners, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Four scores of points (x, y), each float64 [points], >= 0, higher = more abnormal.
+
+    Args:
+        learners: at least two.
+        x: float [points].
+        y: float [points].
+
+    Returns:
+        "output" (Unc, Eq. 5) std_i f_i(x); "dual" (DSU, Eq. 6) std_i(L_i dL_i/dx) with
+        L_i = |f_i(x) - y|; and the parts DSU is made of, as controls: "slope" std_i f_i'(x), which
+        does not look at y, and "ensemble" |mean_i f_i(x) - y|, which does not look at the learners'
+        disagreement.
+
+    Raises:
+        InputError: with fewer than two learners.
+    """
+    copies, f = learners._forward(x)
+    target = torch.tensor(y, dtype=torch.float64)
+    error = (f - target).abs()
+    (slopes,) = torch.autograd.grad(f.sum(), copies, retain_graph=True)
+    (gradients,) = torch.autograd.grad(error.sum(), copies)
+    found = {
+        "output": deviation(f),
+        "dual": deviation(error * gradients),
+        "slope": deviation(slopes),
+        "ensemble": (f.mean(0) - target).abs(),
+    }
+    return {name: values.detach().numpy() for name, values in found.items()}
+
+
+def alarm_levels(learners: Learners, quiet: float = QUIET, n: int = 1000) -> dict[str, float]:
+    """Each score's level that a share `quiet` of held-out normal points stays below.
+
+    A detector that raises an alarm above its level is wrong about 1 - quiet of the normals,
+    whichever the score: so scores of different units can be compared, in multiples of their levels.
+    """
+    found = scores(learners, *normal_points(n, learners.noise, learners.seed, held_out=True))
+    return {name: float(np.quantile(values, quiet)) for name, values in found.items()}
+
+
+def relative_scores(learners: Learners, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """`scores` divided by their `alarm_levels`: above 1 is an alarm."""
+    levels = alarm_levels(learners)
+    return {name: values / levels[name] for name, values in scores(learners, x, y).items()}
+
+
+def places_off_the_normals(step: float = 0.01) -> np.ndarray:
+    """Every x of SPAN at least MARGIN away from the bands: the gap, both ends; float64 [places]."""
+    x = np.arange(round((SPAN[1] - SPAN[0]) / step) + 1) * step + SPAN[0]
+    # A hair less than the margin, so that rounding does not decide about its end.
+    apart = [(x < low - MARGIN + 1e-9) | (x > high + MARGIN - 1e-9) for low, high in BANDS]
+    return x[np.logical_and.reduce(apart)]
+
+
+def place_of_agreement(learners: Learners) -> float:
+    """The x off the normals where output uncertainty is smallest: two learners' crossing."""
+    x = places_off_the_normals()
+    return float(x[scores(learners, x, curve(x))["output"].argmin()])
+
+
+def effect(learners: Learners, height: float = 1.0) -> dict[str, float | int | bool]:
+    """Whether the effect of Fig. 1c is there, as a statement that can be false.
+
+    Abnormal points stand `height` above the curve at every place off the normals. A place is
+    **blind** if the output uncertainty there raises no alarm: it is not above the level that 95 %
+    of held-out normals stay below. The effect *holds* if DSU, at its own level of the same kind,
+    raises an alarm at more than half of the blind places. Without a blind place there is nothing
+    for DSU to add, and the effect does not hold.
+
+    Args:
+        learners: at least two.
+        height: of the abnormal points above the curve; 0 puts them on its continuation.
+
+    Returns:
+        seed; learners; height; blind, the share of places that are blind to "output"; of these,
+        the share where "dual", "slope" and "ensemble" raise an alarm (NaN without any); the median
+        there of "output" and "dual" in multiples of their levels (`output_level`, `dual_level`);
+        the mirror image: dual_blind, the share of places blind to "dual", and of these the share
+        where "output" raises an alarm (`mirror`); and holds.
+    """
+    x = places_off_the_normals()
+    relative = relative_scores(learners, x, curve(x) + height)
+    blind, mirror = relative["output"] <= 1, relative["dual"] <= 1
+
+    def share(alarm: np.ndarray, among: np.ndarray) -> float:
+        return float(alarm[among].mean()) if among.any() else float("nan")
+
+    def median(values: np.ndarray) -> float:
+        return float(np.median(values[blind])) if blind.any() else float("nan")
+
+    caught = {name: share(relative[name] > 1, blind) for name in ("dual", "slope", "ensemble")}
+    return {
+        "seed": learners.seed,
+        "learners": len(learners),
+        "height": height,
+        "blind": float(blind.mean()),
+        **caught,
+        "output_level": median(relative["output"]),
+        "dual_level": median(relative["dual"]),
+        "dual_blind": float(mirror.mean()),
+        "mirror": share(relative["output"] > 1, mirror),
+        "holds": caught["dual"] > 0.5,  # False for NaN
+    }
+
+
+def effects(ensembles: Sequence[Learners], heights: Sequence[float] = (1.0,)) -> pd.DataFrame:
+    """`effect` of every ensemble and height, one row each."""
+    return pd.DataFrame([effect(own, height) for height in heights for own in ensembles])
+
+
+def slider_positions(noise: float = 0.1, seed: int = 0, height: float = 1.0) -> dict[str, View]:
+    """Nine views, three positions each of place, noise and number of learners, by title.
+
+    What a row of three does not move stands at the place where two learners agree most.
+    """
+    learners = train(8, noise, seed)
+    place = place_of_agreement(learners.first(2))
+    found = {f"place {x:g}": view(learners.first(2), x, height) for x in (-4.5, 0.0, 2.0)}
+    for other in (0.05, 0.2, 0.4):
+        found[f"noise {other:g}"] = view(train(8, other, seed).first(2), place, height)
+    for n in (2, 4, 8):
+        found[f"{n} learners"] = view(learners.first(n), place, height)
+    return found
+
+
+def counts(effects: pd.DataFrame) -> pd.DataFrame:
+    """In how many seeds what holds: `effects`, a row a number of learners and height.
+
+    Returns:
+        "seeds"; "with a blind place"; "blind, %", the median over seeds of the share of places off
+        the normals; "DSU", the number of seeds in which it raises an alarm at more than half of
+        the blind places, which is that the effect holds; "slopes alone" and "error alone", the same
+        for the parts of DSU; and "DSU blind, %", the median share of places where DSU is silent.
+    """
+    rows = {}
+    for (learners, height), own in effects.groupby(["learners", "height"], sort=False):
+        caught = {name: int((own[name] > 0.5).sum()) for name in ("dual", "slope", "ensemble")}
+        rows[learners, height] = {
+            "seeds": len(own),
+            "with a blind place": int((own["blind"] > 0).sum()),
+            "blind, %": round(100 * own["blind"].median()),
+            "DSU": caught["dual"],
+            "slopes alone": caught["slope"],
+            "error alone": caught["ensemble"],
+            "DSU blind, %": round(100 * own["dual_blind"].median()),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.rename_axis(["learners", "height"])
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a picture of the toy shows.
+
+    Attributes:
+        normals: the points the learners were trained on, x and y.
+        x: float64 [places], over SPAN.
+        curves: f_i(x), [N, places].
+        height: of the abnormal points above the curve.
+        along: by score, [places]: the score of (x, curve(x) + height) in multiples of its level.
+        point: the abnormal point looked at, (x, y).
+        tangents: (f_i, f_i') at the point's x, [N, 2].
+        at_point: by score, the point's score in multiples of its alarm level.
+        dual_on_curve: DSU, in multiples of its level, of the point on learner 1's curve below.
+    """
+
+    normals: tuple[np.ndarray, np.ndarray]
+    x: np.ndarray
+    curves: np.ndarray
+    height: float
+    along: dict[str, np.ndarray]
+    point: tuple[float, float]
+    tangents: np.ndarray
+    at_point: dict[str, float]
+    dual_on_curve: float
+
+
+def view(learners: Learners, place: float | None = None, height: float = 1.0) -> View:
+    """Everything a picture of these learners and one abnormal point needs.
+
+    Args:
+        learners: at least two.
+        place: the point's x; None = `place_of_agreement`.
+        height: the point's distance above the curve.
+    """
+    place = place_of_agreement(learners) if place is None else float(place)
+    at = np.array([place])
+    y = curve(at) + height
+    x = np.linspace(*SPAN, 1001)
+    along = relative_scores(learners, np.append(x, at), curve(np.append(x, at)) + height)
+    f, slopes = learners.predict(at)
+    return View(
+        normals=normal_points(N_POINTS, learners.noise, learners.seed),
+        x=x,
+        curves=learners.predict(x)[0],
+        height=height,
+        along={name: values[:-1] for name, values in along.items()},
+        point=(place, float(y[0])),
+        tangents=np.hstack([f, slopes]),
+        at_point={name: float(values[-1]) for name, values in along.items()},
+        dual_on_curve=float(relative_scores(learners, at, f[0])["dual"][0]),
+    )
+
+
+def reading(view: View) -> list[str]:
+    """What a picture shows at its abnormal point, in sentences."""
+    f, slopes = (", ".join(f"{value:.2f}" for value in values) for values in view.tangents.T)
+    names = {"output": "Unc", "dual": "DSU", "slope": "slopes alone", "ensemble": "error alone"}
+    levels = ", ".join(f"{name} {view.at_point[key]:.2g}" for key, name in names.items())
+    return [
+        f"At x = {view.point[0]:.2f} the learners' outputs are {f} and their slopes {slopes}.",
+        f"In multiples of their alarm levels: {levels}.",
+        f"Were y the output of learner 1 itself, DSU would be at {view.dual_on_curve:.4f}.",
+    ]
+
+
+def _forward(weights: Sequence[Tensor], x: Tensor) -> Tensor:
+    """f_i(x): [N, points] of x [N, points]."""
+    hidden = x.unsqueeze(2)
+    for weight, bias in zip(weights[::2], weights[1::2], strict=True):
+        hidden = torch.baddbmm(bias, hidden, weight)
+        if weight.shape[2] > 1:
+            hidden = hidden.tanh()
+    return hidden.squeeze(2)
+
+
+def _initial_weights(seed: int, learner: int) -> list[np.ndarray]:
+    """Uniform in +-1/sqrt(inputs), as PyTorch's Linear; weight and bias of each layer in turn."""
+    rng = np.random.default_rng([seed, learner])
+    found = []
+    for inputs, outputs in ((1, WIDTH), (WIDTH, WIDTH), (WIDTH, 1)):
+        bound = inputs**-0.5
+        found.append(rng.uniform(-bound, bound, (inputs, outputs)))
+        found.append(rng.uniform(-bound, bound, (1, outputs)))
+    return found
