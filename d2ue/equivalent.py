@@ -154,9 +154,9 @@ def random_copy(
         network: the learner.
         layer: a name of `network.layers`.
         transformation: a name of TRANSFORMATIONS.
-        seed: what is drawn: the order, the factors or the rotation (uniform over all of them).
-        strength: factor of "scaled"; "neuron-rescaled" draws log-uniformly from 1 / strength to
-            strength.
+        seed: of what is drawn: the order or the rotation, uniformly over all of them; the factor or
+            factors log-uniformly.
+        strength: the largest factor; 1 / strength is the smallest.
 
     Raises:
         InputError: if layer or transformation is unknown.
@@ -164,7 +164,7 @@ def random_copy(
     _check_transformation(transformation)
     n, rng = channels(network, layer), np.random.default_rng(seed)
     if transformation == "scaled":
-        return scaled(network, layer, strength)
+        return scaled(network, layer, strength ** rng.uniform(-1, 1))
     if transformation == "permuted":
         return permuted(network, layer, rng.permutation(n))
     if transformation == "neuron-rescaled":

@@ -152,7 +152,7 @@ def test_the_copy_reads_single_precision_and_keeps_its_kind(trained, backbone):
 
 
 @given(st.integers(0, 2**31), st.sampled_from(LAYERS), st.sampled_from(TRANSFORMATIONS[:3]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_copies_of_copies_stay_equal(learners, x, seed, layer, transformation):
     network = learners("memae")
     changed = random_copy(network, "z", "rotated", seed)
