@@ -57,7 +57,8 @@ from d2ue.ensemble import forward, to_unit_range
 from d2ue.experiments import save_results
 
 # %%
-train = phantom(n_train=n_train, n_test_normal=0, n_test_abnormal=0, image_size=image_size).train
+counts = {"n_train": n_train, "n_test_normal": 0, "n_test_abnormal": 0}
+train = phantom(**counts, image_size=image_size, progress=False).train
 settings = {"image_size": image_size, "batch_size": batch_size, "repulsion_weight": 0.0}
 configs = [
     TrainConfig(backbone="ae", n_learners=2, epochs=epochs, **settings),
@@ -119,9 +120,8 @@ for name, pair in (("learner and rotated copy", redundant), ("two learners", ens
 # **Look for** the right column of each panel: the two layers at which a rotation is free. (Where BatchNorm precedes the ReLU, the factor has to go into BatchNorm's own weights: what is put in before it is divided out again.)
 
 # %%
-networks = {"AE": learner} | {
-    name: ensemble.network.double() for name, ensemble in zip(("MemAE", "AEU"), ensembles[1:])
-}
+memae, aeu = (ensemble.network.double() for ensemble in ensembles[1:])
+networks = {"AE": learner, "MemAE": memae, "AEU": aeu}
 survival = redundancy.survival(networks, exact[:4])
 survival_figure = pictures.survival(survival)
 plt.show()
