@@ -97,8 +97,8 @@ def cka_of_rescaled_neurons(p: Tensor, factors: Sequence[float], neurons: int) -
 def expected_bias(batch: int, d: float, other: float | None = None) -> float:
     r"""What biased linear CKA gives for independent Gaussian features: d / (B + d).
 
-    The ratio of expectations, which for these sizes is the expectation of the ratio but for a
-    percent: with m = B - 1, E‖PᵀQ‖² = m d d', E‖PᵀP‖² = m d (m + d + 1).
+    The ratio of expectations: with m = B - 1, E‖PᵀQ‖² = m d d', E‖PᵀP‖² = m d (m + d + 1). The
+    expectation of the ratio is close to it from some 16 images on, and above it for fewer.
 
     Args:
         batch: B.

@@ -33,9 +33,18 @@ import matplotlib.pyplot as plt
 import torch
 from IPython.display import SVG, Markdown, display
 
-from d2ue import Ensemble, TrainConfig, diagram, image_scores, phantom, plotting, train_ensemble
+from d2ue import (
+    TrainConfig,
+    diagram,
+    image_scores,
+    phantom,
+    plotting,
+    similarity,
+    train_ensemble,
+    training,
+    uncertainty,
+)
 from d2ue import score_maps as maps_of
-from d2ue import similarity, training, uncertainty
 from d2ue.backbones import stack
 from d2ue.ensemble import features_of, forward, to_unit_range
 from d2ue.experiments import markdown, save_results
@@ -85,7 +94,7 @@ p = features_of(seniors, iter([x]), config.layer)
 output = learner(x[None], config.layer)
 q = output.feature[0]
 print(f"seniors' features P_j at {config.layer}: [n-1, B, d] =", tuple(p.shape))
-print(f"its own feature Q_n:        [B, d] =", tuple(q.shape))
+print("its own feature Q_n:        [B, d] =", tuple(q.shape))
 print("its reconstruction f_n(X):  [R, B, 1, H, W] =", tuple(output.mean.shape))
 
 # %% [markdown]

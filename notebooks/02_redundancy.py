@@ -31,10 +31,10 @@
 # %% tags=["parameters"]
 image_size: int = 32  # pixels a side: 16, 32, 64, ...; every network has its z of 16 values
 n_train: int = 256  # phantoms to train on and to measure with; at least 128
-epochs: int = 4  # passes over them for the two AE; MemAE and AEU, needed once, get one
+epochs: int = 3  # passes over them for the two AE; MemAE and AEU, needed once, get one
 batch_size: int = 32  # images a training step
 cka_batch: int = 64  # B: images that a similarity is computed from (the paper's batch size)
-draws: int = 10  # random copies, batches or features behind every number
+draws: int = 6  # random copies, batches or features behind every number
 out: str = "../results/redundancy"  # folder for the tables and pictures of this page
 
 # %%

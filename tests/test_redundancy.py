@@ -1,4 +1,4 @@
-"""The lesson's measurements: what is measured is what the table says, and what is drawn is in it."""
+"""The measurements of the lesson on redundancy, and that its pictures hold what was measured."""
 
 import copy
 
@@ -104,11 +104,11 @@ def test_expected_bias_of_two_widths_is_what_is_measured():
 
 
 def test_bias_is_measured_for_every_size():
-    table = redundancy.bias((8, 64), (4, 256), draws=30)
+    table = redundancy.bias((32, 64), (4, 256), draws=30)
     means = table.groupby(["batch", "width"])[["cka", "debiased-cka", "expected"]].mean()
     assert len(means) == 4 and len(table) == 120
-    assert (means["cka"] - means["expected"]).abs().max() < 0.05
-    assert means["debiased-cka"].abs().max() < 0.12
+    assert (means["cka"] - means["expected"]).abs().max() < 0.03
+    assert means["debiased-cka"].abs().max() < 0.05
     left, right = pictures.bias(table).axes
     assert left.get_ylim() == right.get_ylim()
 
