@@ -1,0 +1,283 @@
+r"""Copies of a learner that look different inside and compute the same function (Fig. 3).
+
+Each copy changes the feature of one layer, P -> P M, and undoes M in the layer that reads it:
+
+| transformation | M | the function survives |
+|---|---|---|
+| scaled | a · identity, a > 0 | at every layer |
+| permuted | a permutation of the neurons | at every layer |
+| neuron-rescaled | diagonal, every entry > 0 | at every layer |
+| rotated | orthogonal | only where no ReLU follows: z, and the first layer of the decoder |
+
+ReLU(a x) = a ReLU(x) for a > 0 is why the first three pass through it, one neuron at a time. The
+paper's Fig. 3 shows scaling and reordering; linear CKA is blind to both and to the rotation, and
+**not** to single neurons rescaled.
+
+At a layer that gives a map [C, h, w] a neuron is a channel: the convolution that reads it has one
+weight a channel for all places, so that nothing finer can be undone.
+
+Where BatchNorm stands between a convolution and its ReLU, a scale lives in BatchNorm's weight and
+bias (scaling the convolution's weight is divided out again), and an order in its statistics too.
+These copies are the learner's equals in training mode as well.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from d2ue.backbones import LATENT, Autoencoder
+from d2ue.ensemble import forward
+from d2ue.errors import InputError
+
+#: By name, in the order of the table above.
+TRANSFORMATIONS = ("scaled", "permuted", "neuron-rescaled", "rotated")
+_EPS = 1e-5  # BatchNorm's, as in d2ue.backbones
+_OUTPUTS, _INPUTS = {"_Conv": 1, "_ConvTranspose": 2, "_Linear": 1}, {"_Linear": 2, "_Conv": 2}
+
+
+def channels(network: Autoencoder, layer: str) -> int:
+    """Number of neurons of a layer: 16 for z, the number of channels elsewhere.
+
+    Raises:
+        InputError: if the layer is unknown.
+    """
+    return _site(network, layer).channels
+
+
+def scaled(network: Autoencoder, layer: str, factor: float) -> Autoencoder:
+    """A copy whose feature at `layer` is `factor` times as large; the function is the same.
+
+    Args:
+        network: any number of replicas; all are changed alike.
+        layer: a name of `network.layers`.
+        factor: a > 0.
+
+    Raises:
+        InputError: if the layer is unknown or the factor not positive and finite.
+    """
+    return neuron_rescaled(network, layer, torch.full((channels(network, layer),), float(factor)))
+
+
+def permuted(network: Autoencoder, layer: str, order: Sequence[int] | Tensor) -> Autoencoder:
+    """A copy whose neuron j at `layer` is neuron `order[j]` of the original.
+
+    Raises:
+        InputError: if the layer is unknown or `order` is not an order of its neurons.
+    """
+    result = copy.deepcopy(network)
+    site = _site(result, layer)
+    order = torch.as_tensor(order)
+    if order.shape != (site.channels,) or order.sort().values.tolist() != [*range(site.channels)]:
+        raise InputError(f"order must hold each of 0 to {site.channels - 1} once, for {layer}.")
+    matrix = torch.eye(site.channels)[:, order]
+    _mix_all([*site.makers(), *site.affine(), *site.statistics()], matrix)
+    site.undo(matrix, matrix)
+    return result
+
+
+def neuron_rescaled(
+    network: Autoencoder, layer: str, factors: Sequence[float] | np.ndarray | Tensor
+) -> Autoencoder:
+    """A copy whose neuron j at `layer` is `factors[j]` times as large; the function is the same.
+
+    Raises:
+        InputError: if the layer is unknown, or there is not one positive, finite factor a neuron.
+    """
+    result = copy.deepcopy(network)
+    site = _site(result, layer)
+    factors = torch.as_tensor(factors, dtype=torch.float64)
+    sound = factors.shape == (site.channels,) and bool(((factors > 0) & factors.isfinite()).all())
+    if not sound:
+        raise InputError(
+            f"The layer {layer} takes one factor for each of its {site.channels} neurons, positive "
+            "and finite: a ReLU does not let the sign through."
+        )
+    matrix, inverse = torch.diag(factors), torch.diag(1 / factors)
+    # BatchNorm divides a scale of what comes in out again, so the scale goes into its own weights.
+    _mix_all(site.affine() or site.makers(), matrix)
+    site.undo(inverse, matrix)
+    return result
+
+
+def rotated(network: Autoencoder, layer: str, rotation: np.ndarray | Tensor) -> Autoencoder:
+    """A copy whose feature at `layer` is rotated before its ReLU and rotated back after it.
+
+    Where there is no ReLU (z, and the decoder's first layer) the function is the same. Elsewhere
+    it is **not**: this copy is there to show it. There BatchNorm is folded into the convolution,
+    so that it holds in evaluation mode only.
+
+    Args:
+        network: any number of replicas; all are changed alike.
+        layer: a name of `network.layers`.
+        rotation: orthogonal U, [C, C] with C = `channels(network, layer)`; P becomes P U.
+
+    Raises:
+        InputError: if the layer is unknown or the matrix is not orthogonal.
+    """
+    result = copy.deepcopy(network)
+    site = _site(result, layer)
+    u = torch.as_tensor(rotation, dtype=torch.float64)
+    identity = torch.eye(site.channels, dtype=u.dtype)
+    if u.shape != identity.shape or not torch.allclose(u.T @ u, identity, atol=1e-6):
+        raise InputError(
+            f"The layer {layer} takes an orthogonal matrix of {site.channels} x {site.channels}."
+        )
+    site.fold_norm()
+    _mix_all([*site.makers(), *site.affine()[1:], *site.statistics()[:1]], u)
+    site.undo(u, u)
+    return result
+
+
+def keeps_function(network: Autoencoder, layer: str, transformation: str) -> bool:
+    """Whether a transformation of a layer leaves the function as it is (the table above).
+
+    Raises:
+        InputError: if layer or transformation is unknown.
+    """
+    _check_transformation(transformation)
+    no_relu_follows = _site(network, layer).norm is None
+    return transformation != "rotated" or no_relu_follows
+
+
+def random_copy(
+    network: Autoencoder, layer: str, transformation: str, seed: int = 0, strength: float = 5.0
+) -> Autoencoder:
+    """A copy by a transformation drawn at random.
+
+    Args:
+        network: the learner.
+        layer: a name of `network.layers`.
+        transformation: a name of TRANSFORMATIONS.
+        seed: of what is drawn: the order or the rotation, uniformly over all of them; the factor or
+            factors log-uniformly.
+        strength: the largest factor; 1 / strength is the smallest.
+
+    Raises:
+        InputError: if layer or transformation is unknown.
+    """
+    _check_transformation(transformation)
+    n, rng = channels(network, layer), np.random.default_rng(seed)
+    if transformation == "scaled":
+        return scaled(network, layer, strength ** rng.uniform(-1, 1))
+    if transformation == "permuted":
+        return permuted(network, layer, rng.permutation(n))
+    if transformation == "neuron-rescaled":
+        return neuron_rescaled(network, layer, strength ** rng.uniform(-1, 1, n))
+    from scipy.stats import ortho_group  # a slow import, and only this needs it
+
+    return rotated(network, layer, ortho_group.rvs(n, random_state=rng))
+
+
+def output_difference(one: Autoencoder, other: Autoencoder, x: Tensor) -> float:
+    """Largest difference of two networks' outputs, AEU's log-variances included.
+
+    Args:
+        one: a network.
+        other: another of the same architecture.
+        x: images [B, 1, H, W] in [-1, 1].
+    """
+    a, b = forward(one, x), forward(other, x)
+    pairs = [(a.mean, b.mean), (a.log_variance, b.log_variance)]
+    return max(float((p - q).abs().max()) for p, q in pairs if p is not None and q is not None)
+
+
+class _Site(NamedTuple):
+    """The weights around one layer's feature: who makes it and who reads it."""
+
+    channels: int
+    maker: nn.Module
+    norm: nn.Module | None
+    reader: nn.Module
+    memory: nn.Module | None
+
+    def makers(self) -> list[tuple[Tensor, int]]:
+        """The maker's weights, each with the axis along which the neurons lie."""
+        found = [(self.maker.weight, _OUTPUTS[type(self.maker).__name__])]
+        bias = getattr(self.maker, "bias", None)
+        return found if bias is None else [*found, (bias, 1)]
+
+    def affine(self) -> list[tuple[Tensor, int]]:
+        """BatchNorm's weight and bias; empty where no BatchNorm (and so no ReLU) follows."""
+        return [] if self.norm is None else [(self.norm.weight, 1), (self.norm.bias, 1)]
+
+    def statistics(self) -> list[tuple[Tensor, int]]:
+        """BatchNorm's running mean and variance."""
+        return (
+            [] if self.norm is None else [(self.norm.running_mean, 1), (self.norm.running_var, 1)]
+        )
+
+    def fold_norm(self) -> None:
+        """Move BatchNorm's scale into the convolution: what is left subtracts and adds."""
+        if self.norm is None:
+            return
+        with torch.no_grad():
+            scale = self.norm.weight / (self.norm.running_var + _EPS).sqrt()
+            axis = _OUTPUTS[type(self.maker).__name__]
+            shape = [1] * self.maker.weight.ndim
+            shape[0], shape[axis] = scale.shape
+            self.maker.weight.mul_(scale.reshape(shape))
+            self.norm.running_mean.mul_(scale)
+            self.norm.running_var.fill_(1 - _EPS)
+            self.norm.weight.fill_(1)
+
+    def undo(self, inverse: Tensor, forth: Tensor) -> None:
+        """Have the reader take P M for P: its weights along the inputs times M's inverse transpose.
+
+        Where MemAE's memory reads z, its items take the inverse: addressing stays, and the mixture
+        of changed items is changed the other way about, which the next layer undoes by M.
+
+        Args:
+            inverse: the transpose of M's inverse.
+            forth: M.
+        """
+        axis = _INPUTS.get(type(self.reader).__name__, 1)
+        if self.memory is None:
+            _mix(self.reader.weight, axis, inverse)
+        else:
+            _mix(self.memory.items, 2, inverse)
+            _mix(self.reader.weight, axis, forth)
+
+
+def _site(network: Autoencoder, layer: str) -> _Site:
+    if layer not in network.layers:
+        raise InputError(f"layer must be one of {', '.join(network.layers)}, not {layer!r}.")
+    inward, outward = list(network.encoder), list(network.decoder)
+    to_z, from_z = network.to_latent, network.from_latent
+    norms = [*(b.norm for b in inward), None, None, *(b.norm for b in outward)]
+    makers = [*(b.conv for b in inward), to_z.narrow, from_z.narrow, *(b.conv for b in outward)]
+    # Every layer is read by the one after it.
+    later = [*(b.conv for b in inward[1:]), to_z.widen, from_z.widen]
+    readers = [*later, *(b.conv for b in outward), network.output]
+    i, is_latent = network.layers.index(layer), layer == "z"
+    # The decoder's first layer fills the map of the encoder's last.
+    widths = norms[i] or inward[-1].norm
+    n = LATENT if is_latent else widths.weight.shape[1]
+    return _Site(n, makers[i], norms[i], readers[i], network.memory if is_latent else None)
+
+
+def _mix_all(tensors: Sequence[tuple[Tensor, int]], matrix: Tensor) -> None:
+    for tensor, axis in tensors:
+        _mix(tensor, axis, matrix)
+
+
+def _mix(tensor: Tensor, axis: int, matrix: Tensor) -> None:
+    """Multiply by `matrix` from the right along `axis`, in place.
+
+    A flattened map lies along an axis as (channel, place); places are left alone.
+    """
+    matrix = matrix.to(tensor)
+    with torch.no_grad():
+        parts = tensor.unflatten(axis, (len(matrix), -1))
+        mixed = (parts.movedim(axis, -1) @ matrix).movedim(-1, axis)
+        tensor.copy_(mixed.reshape(tensor.shape))
+
+
+def _check_transformation(name: str) -> None:
+    if name not in TRANSFORMATIONS:
+        raise InputError(f"transformation must be one of {', '.join(TRANSFORMATIONS)}, not {name}.")

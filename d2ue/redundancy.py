@@ -1,0 +1,259 @@
+r"""What Fig. 3 is about, measured: which similarity sees through copies that compute the same.
+
+Everything comes back as a long table (one row a measurement), so that a notebook can show n and
+spread. `d2ue.equivalent` makes the copies; the pictures are in `d2ue.plotting_redundancy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from d2ue.backbones import Autoencoder
+from d2ue.config import TrainConfig
+from d2ue.ensemble import forward
+from d2ue.equivalent import TRANSFORMATIONS, keeps_function, output_difference, random_copy
+from d2ue.errors import InputError
+from d2ue.similarity import SIMILARITIES, debiased_cka, linear_cka
+from d2ue.training import LearnerTask, initial_network, reconstruction_loss
+
+
+def survival(networks: Mapping[str, Autoencoder], x: Tensor, seed: int = 0) -> pd.DataFrame:
+    """How far each transformation of each layer moves the output.
+
+    Args:
+        networks: by name, e.g. the backbone's; in evaluation mode.
+        x: images [B, 1, H, W] in [-1, 1], of the networks' type (float64 shows rounding best).
+        seed: of the transformations that are drawn.
+
+    Returns:
+        Columns network, layer, transformation, difference (largest over outputs and pixels) and
+        expected (whether the function should survive).
+    """
+    rows = []
+    for name, network in networks.items():
+        for layer in network.layers:
+            for transformation in TRANSFORMATIONS:
+                changed = random_copy(network, layer, transformation, seed)
+                difference = output_difference(network, changed, x)
+                expected = keeps_function(network, layer, transformation)
+                rows.append((name, layer, transformation, difference, expected))
+    columns = ["network", "layer", "transformation", "difference", "expected"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def similarity_to_copies(
+    network: Autoencoder, x: Tensor, layer: str = "z", draws: int = 10
+) -> pd.DataFrame:
+    """Every similarity of Table 3 between a learner's feature and that of copies of the learner.
+
+    A similarity that sees through the copy gives what it gives for the feature itself, 1; a lower
+    value rewards a difference that is none. Only copies that compute the same are made.
+
+    Args:
+        network: one learner (R = 1) in evaluation mode.
+        x: a batch of images [B, 1, H, W], B >= 4.
+        layer: whose feature.
+        draws: copies by each transformation, drawn with seeds 0, 1, ...
+
+    Returns:
+        Columns transformation ("identical" too), draw, similarity and value.
+    """
+    p = _feature(network, x, layer)
+    rows = [("identical", 0, name, float(s(p, p))) for name, s in SIMILARITIES.items()]
+    for transformation in TRANSFORMATIONS:
+        if not keeps_function(network, layer, transformation):
+            continue
+        for draw in range(draws):
+            q = _feature(random_copy(network, layer, transformation, draw), x, layer)
+            rows += [(transformation, draw, n, float(s(p, q))) for n, s in SIMILARITIES.items()]
+    return pd.DataFrame(rows, columns=["transformation", "draw", "similarity", "value"])
+
+
+def cka_of_rescaled_neurons(p: Tensor, factors: Sequence[float], neurons: int) -> Tensor:
+    """Linear CKA of a feature with itself after one neuron was made louder, for every neuron.
+
+    Args:
+        p: a feature [B, d], the values of a neuron side by side.
+        factors: by how much, each > 0.
+        neurons: how many there are; d is a multiple of it.
+
+    Returns:
+        [neurons, len(factors)], 1 where the factor is 1.
+    """
+    parts = p.unflatten(-1, (neurons, -1))
+    values = torch.empty(neurons, len(factors), dtype=p.dtype)
+    for j in range(neurons):
+        for k, factor in enumerate(factors):
+            q = parts.clone()
+            q[:, j] *= factor
+            values[j, k] = linear_cka(p, q.flatten(1))
+    return values
+
+
+def expected_bias(batch: int, d: float, other: float | None = None) -> float:
+    r"""What biased linear CKA gives for independent Gaussian features: d / (B + d).
+
+    The ratio of expectations: with m = B - 1, E‖PᵀQ‖² = m d d', E‖PᵀP‖² = m d (m + d + 1). The
+    expectation of the ratio is close to it from some 16 images on, and above it for fewer.
+
+    Args:
+        batch: B.
+        d: width of the one feature.
+        other: width of the other; None = d.
+    """
+    other = d if other is None else other
+    return (d * other / ((batch + d) * (batch + other))) ** 0.5
+
+
+def bias(
+    batches: Sequence[int], widths: Sequence[int], draws: int = 20, seed: int = 0
+) -> pd.DataFrame:
+    """Biased and debiased CKA of independent standard Gaussian features.
+
+    Returns:
+        Columns batch, width, draw, cka, debiased-cka and expected (`expected_bias`).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tables = []
+    for batch in batches:
+        for width in widths:
+            p, q = torch.randn(2, draws, batch, width, generator=generator)
+            values = {"cka": linear_cka(p, q).tolist(), "debiased-cka": debiased_cka(p, q).tolist()}
+            fixed = {"batch": batch, "width": width, "expected": expected_bias(batch, width)}
+            tables.append(pd.DataFrame({**fixed, "draw": range(draws), **values}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def bias_by_layer(
+    network: Autoencoder, x: Tensor, batch: int = 64, draws: int = 20, seed: int = 0
+) -> pd.DataFrame:
+    """Both kinds of CKA between two learners, on the same images and on unrelated ones.
+
+    On unrelated images the two features are independent by construction: what CKA gives there is
+    its bias for features as they are, whose values are far from independent of each other.
+
+    Args:
+        network: two learners (R = 2) in evaluation mode.
+        x: images to draw from, [n, 1, H, W], n >= 2 * batch.
+        batch: B.
+        draws: batches.
+        seed: of the draws.
+
+    Returns:
+        Columns layer, width, images ("same" or "unrelated"), draw, cka, debiased-cka, expected.
+
+    Raises:
+        InputError: if there are not two learners, or too few images.
+    """
+    if network.replicas != 2 or len(x) < 2 * batch:
+        raise InputError(
+            f"Two learners and at least {2 * batch} images are compared, "
+            f"not {network.replicas} and {len(x)}."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    orders = [torch.randperm(len(x), generator=generator) for _ in range(draws)]
+    rows = []
+    for layer in network.layers:
+        p, q = _features(network, x, layer)
+        width = p.shape[-1]
+        for draw, order in enumerate(orders):
+            ours, others = order[:batch], order[batch : 2 * batch]
+            for name, index in (("same", ours), ("unrelated", others)):
+                pair = p[ours], q[index]
+                values = float(linear_cka(*pair)), float(debiased_cka(*pair))
+                rows.append((layer, width, name, draw, *values, expected_bias(batch, width)))
+    columns = ["layer", "width", "images", "draw", "cka", "debiased-cka", "expected"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _whole(x: Tensor, power: int) -> Tensor:
+    return x.flatten(-2).unsqueeze(-2)
+
+
+def _mean_difference(x: Tensor, power: int) -> Tensor:
+    return _whole(x, power) / x.flatten(-2).shape[-1] ** (1 / power)
+
+
+#: Ways to read "the distance of two features" [B, d] that neither paper nor code rules out. Each
+#: turns a feature into what the functions of `d2ue.similarity` take, so that their sum over the
+#: last axis and mean over the one before are what the name says; power is 1 for Manhattan, 2 else.
+READINGS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "image by image": lambda x, power: x,  # ours: over the d values, then the mean over the batch
+    "neuron by neuron": lambda x, power: x.mT,  # over the batch, then the mean over the d values
+    "whole batch": _whole,  # both features as one long vector each
+    "mean difference": _mean_difference,  # the same, divided by its length: exp(-mean |p - q|)
+}
+_READ = ("euclidean", "manhattan", "cosine", "pearson")
+
+
+def start_gradients(
+    senior: Autoencoder, x: Tensor, config: TrainConfig, layer: str = "z", draws: int = 5
+) -> pd.DataFrame:
+    """How hard each similarity pushes the second learner at its first step, next to L_orig.
+
+    Both gradients are of the learner's weights that the similarity reaches (those up to `layer`),
+    Euclidean norms, at lambda = 1, in training mode, on one batch.
+
+    Args:
+        senior: the trained first learner (R = 1), in evaluation mode.
+        x: images to draw batches from, [n, 1, H, W].
+        config: the settings; batch size and backbone matter.
+        layer: whose feature is repelled.
+        draws: initial networks (seeds 0, 1, ...), each with a batch of its own.
+
+    Returns:
+        Columns similarity, reading, draw, value, gradient (of L_sim) and ratio (to that of L_orig).
+    """
+    rows = []
+    for draw in range(draws):
+        generator = torch.Generator().manual_seed(draw)
+        batch = x[torch.randperm(len(x), generator=generator)[: config.batch_size]]
+        network = initial_network(LearnerTask(config.replace(seed=draw), 2)).to(x.dtype).train()
+        output = network(batch[None], layer)
+        l_orig = reconstruction_loss(config.backbone, output, batch[None], config.entropy_weight)
+        p, q = _feature(senior, batch, layer), output.feature[0]
+        weights = list(network.parameters())
+        reached = torch.autograd.grad(q.sum(), weights, retain_graph=True, allow_unused=True)
+        weights = [w for w, g in zip(weights, reached, strict=True) if g is not None]
+        usual = _norm(l_orig.sum(), weights)
+        for name, reading, value in _values(p, q):
+            pushed = _norm(value, weights)
+            rows.append((name, reading, draw, value.item(), pushed, pushed / usual))
+    columns = ["similarity", "reading", "draw", "value", "gradient", "ratio"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _values(p: Tensor, q: Tensor):  # type: ignore[no-untyped-def]
+    """Every similarity under every reading that applies to it: (similarity, reading, value)."""
+    for name, similarity in SIMILARITIES.items():
+        if name not in _READ:
+            yield name, "as defined", similarity(p, q)
+            continue
+        for reading, shape in READINGS.items():
+            if reading == "mean difference" and name in ("cosine", "pearson"):
+                continue  # a division that these do not see
+            power = 1 if name == "manhattan" else 2
+            yield name, reading, similarity(shape(p, power), shape(q, power))
+
+
+def _norm(value: Tensor, weights: list[Tensor]) -> float:
+    if not value.requires_grad:  # "none"
+        return 0.0
+    parts = torch.autograd.grad(value, weights, retain_graph=True)
+    return float(torch.stack([g.double().square().sum() for g in parts]).sum().sqrt())
+
+
+def _feature(network: Autoencoder, x: Tensor, layer: str) -> Tensor:
+    """One learner's feature, [B, d]."""
+    return _features(network, x, layer)[0]
+
+
+def _features(network: Autoencoder, x: Tensor, layer: str) -> Tensor:
+    """Every replica's feature, [R, B, d]."""
+    feature = forward(network, x, layer).feature
+    assert feature is not None
+    return feature

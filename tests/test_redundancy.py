@@ -1,0 +1,196 @@
+"""The measurements of the lesson on redundancy, and that its pictures hold what was measured."""
+
+import copy
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from d2ue import plotting_redundancy as pictures
+from d2ue import redundancy
+from d2ue.equivalent import TRANSFORMATIONS, neuron_rescaled
+from d2ue.similarity import SIMILARITIES, euclidean, linear_cka, manhattan
+
+
+@pytest.fixture(autouse=True)
+def drawn_and_closed():
+    yield
+    for number in plt.get_fignums():
+        plt.figure(number).canvas.draw()
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def x(draw_images):
+    return torch.from_numpy(draw_images(24, seed=9)).double() / 127.5 - 1
+
+
+@pytest.fixture(scope="module")
+def pair(trained):
+    return copy.deepcopy(trained().first(2).network).double()
+
+
+@pytest.fixture(scope="module")
+def learner(pair):
+    return pair.replica(0)
+
+
+def gaussian(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def feature(network, x, layer="z"):
+    return network(x.expand(network.replicas, *x.shape), layer).feature[0].detach()
+
+
+def test_survival_finds_what_is_expected(learner, x):
+    table = redundancy.survival({"AE": learner}, x[:4])
+    assert len(table) == len(learner.layers) * len(TRANSFORMATIONS)
+    assert ((table["difference"] < 1e-10) == table["expected"]).all()
+    assert set(table.loc[~table["expected"], "layer"]) == {"en1", "en2", "de1"}
+    axis = pictures.survival(table).axes[0]
+    drawn = np.asarray(axis.collections[0].get_array()).reshape(len(learner.layers), -1)
+    value = table.query("layer == 'en1' and transformation == 'rotated'")["difference"].item()
+    assert drawn[0, 3] == pytest.approx(np.log10(value))
+
+
+def test_similarity_to_copies_is_one_for_the_feature_itself(learner, x):
+    table = redundancy.similarity_to_copies(learner, x, draws=3)
+    assert len(table) == len(SIMILARITIES) * (1 + 3 * len(TRANSFORMATIONS))
+    values = table.groupby(["transformation", "similarity"])["value"]
+    for name in SIMILARITIES:
+        assert values.mean()["identical", name] == pytest.approx(float(name != "none"))
+    for name in ("scaled", "permuted", "rotated"):
+        assert values.min()[name, "cka"] == pytest.approx(1)
+    assert values.std()["rotated", "cosine"] > 0  # every draw is another copy
+    cells = [text.get_text() for text in pictures.fooled(table).axes[0].texts]
+    assert len(cells) == 5 * 6 and cells[0] == "1.00"
+
+
+def test_copies_that_compute_another_function_are_not_among_them(learner, x):
+    table = redundancy.similarity_to_copies(learner, x, "en1", draws=1)
+    assert "rotated" not in set(table["transformation"])
+
+
+def test_a_louder_neuron_is_what_the_rescaled_copy_has(learner, x):
+    for layer, neurons in (("z", 16), ("en2", 32)):
+        p, factors = feature(learner, x, layer), [1.0, 7.0]
+        values = redundancy.cka_of_rescaled_neurons(p, factors, neurons)
+        assert values.shape == (neurons, 2)
+        torch.testing.assert_close(values[:, 0], torch.ones(neurons, dtype=p.dtype))
+        louder = torch.ones(neurons)
+        louder[3] = 7
+        q = feature(neuron_rescaled(learner, layer, louder), x, layer)
+        assert values[3, 1].item() == pytest.approx(linear_cka(p, q).item(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("batch", "d", "value"), [(64, 16, 0.2), (64, 1024, 0.9412), (16, 16, 0.5)]
+)
+def test_expected_bias(batch, d, value):
+    assert redundancy.expected_bias(batch, d) == pytest.approx(value, abs=1e-4)
+    assert redundancy.expected_bias(batch, d, d) == redundancy.expected_bias(batch, d)
+
+
+def test_expected_bias_of_two_widths_is_what_is_measured():
+    p, q = gaussian(200, 32, 8), gaussian(200, 32, 100, seed=1)
+    measured = linear_cka(p, q).mean().item()
+    assert measured == pytest.approx(redundancy.expected_bias(32, 8, 100), abs=0.02)
+
+
+def test_bias_is_measured_for_every_size():
+    table = redundancy.bias((32, 64), (4, 256), draws=30)
+    means = table.groupby(["batch", "width"])[["cka", "debiased-cka", "expected"]].mean()
+    assert len(means) == 4 and len(table) == 120
+    assert (means["cka"] - means["expected"]).abs().max() < 0.03
+    assert means["debiased-cka"].abs().max() < 0.05
+    left, right = pictures.bias(table).axes
+    assert left.get_ylim() == right.get_ylim()
+
+
+def test_bias_by_layer_tells_same_images_from_unrelated_ones(pair, x):
+    table = redundancy.bias_by_layer(pair, x, batch=8, draws=4)
+    assert len(table) == len(pair.layers) * 2 * 4
+    z = table[(table["layer"] == "z") & (table["draw"] == 0)].set_index("images")
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    p, q = pair(x.expand(2, *x.shape), "z").feature
+    for images, index in (("same", order[:8]), ("unrelated", order[8:16])):
+        assert z.loc[images, "cka"] == pytest.approx(linear_cka(p[order[:8]], q[index]).item())
+    assert set(table["width"]) == {16, 512, 1024}
+    pictures.bias_by_layer(table)
+
+
+def test_bias_by_layer_wants_two_learners_and_enough_images(pair, x, refused):
+    with refused("Two learners"):
+        redundancy.bias_by_layer(pair.replica(0), x, batch=8)
+    with refused("48", "24"):
+        redundancy.bias_by_layer(pair, x, batch=24)
+
+
+def test_readings_by_hand():
+    """p = (3, 4), (0, 0) and q = 0: the distances that each reading takes."""
+    p, q = torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.zeros(2, 2)
+    expected = {
+        "image by image": ((np.exp(-5) + 1) / 2, (np.exp(-7) + 1) / 2),
+        "neuron by neuron": ((np.exp(-3) + np.exp(-4)) / 2,) * 2,
+        "whole batch": (np.exp(-5), np.exp(-7)),
+        "mean difference": (np.exp(-5 / 2), np.exp(-7 / 4)),
+    }
+    assert expected.keys() == redundancy.READINGS.keys()
+    for reading, values in expected.items():
+        shape = redundancy.READINGS[reading]
+        for similarity, power, value in zip((euclidean, manhattan), (2, 1), values, strict=True):
+            found = similarity(shape(p, power), shape(q, power)).item()
+            assert found == pytest.approx(value, rel=1e-5), (reading, power)
+
+
+def test_start_gradients_are_those_of_finite_differences(learner, x, tiny):
+    """The norm of CKA's gradient, from the change of its value along that gradient."""
+    config = tiny(batch_size=12)
+    table = redundancy.start_gradients(learner, x, config, draws=1).set_index("similarity")
+    assert table.loc["none", "gradient"] == 0 and table.loc["none", "ratio"] == 0
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:12]
+    network = redundancy.initial_network(redundancy.LearnerTask(config, 2)).double().train()
+    p = feature(learner, x[order])
+
+    def value():
+        return linear_cka(p, network(x[order][None], "z").feature[0])
+
+    weights = [w for w in network.parameters()]
+    gradient = torch.autograd.grad(value(), weights, allow_unused=True)
+    norm = sum(g.square().sum() for g in gradient if g is not None).sqrt()
+    before, step = value().item(), 1e-6
+    with torch.no_grad():
+        for w, g in zip(weights, gradient, strict=True):
+            if g is not None:
+                w += step * g / norm
+    assert (value().item() - before) / step == pytest.approx(table.loc["cka", "gradient"], rel=1e-3)
+    assert table.loc["cka", "value"] == pytest.approx(before)
+
+
+def test_a_distance_summed_over_the_batch_underflows(learner, x, tiny):
+    """method.md: it then is `none`. In float32, as in training."""
+    senior = neuron_rescaled(learner, "z", [20.0] * 16).float()
+    table = redundancy.start_gradients(senior, x.float(), tiny(batch_size=24), draws=1)
+    ratio = table.set_index(["similarity", "reading"])["ratio"]
+    assert ratio["manhattan", "whole batch"] == 0
+    assert ratio["manhattan", "mean difference"] > 0 and ratio["cka", "as defined"] > 0
+    pictures.start_gradients({"z": table})
+
+
+def test_pictures_of_copies_and_of_neurons_hold_what_was_given():
+    image = np.zeros((4, 4))
+    figure = pictures.copies(
+        image, {"a": np.ones(3), "b": -np.ones(3)}, {"a": image, "b": image + 1}, {"b": 2e-15}
+    )
+    bars = [patch.get_height() for axis in figure.axes for patch in axis.patches]
+    assert bars == [1, 1, 1, -1, -1, -1]
+    assert "2e-15" in figure.axes[-1].get_xlabel()
+    curves = np.array([[1, 0.5], [1, 0.7], [1, 0.8]])
+    (axis,) = pictures.rescaled_neurons({"z": curves}, [1, 10]).axes
+    assert list(axis.lines[3].get_ydata()) == [1, 0.7]
