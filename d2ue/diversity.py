@@ -12,10 +12,11 @@ Correlations of diversity with AUC come from points that share learners, seeds a
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,9 @@ from d2ue.evaluation import auc
 from d2ue.results import RECONSTRUCTION, DataKey, Record, score_record
 from d2ue.similarity import Similarity, debiased_cka, linear_cka
 from d2ue.training import Learner, TrainState, learner_name, train_ensembles
+
+if TYPE_CHECKING:
+    from d2ue.experiments.tables import Cell
 
 # --- features of several learners ---
 
@@ -387,7 +391,7 @@ def record_table(records: Iterable[Record]) -> pd.DataFrame:
     return table.sort_values(keys, ignore_index=True) if len(table) else table
 
 
-def ensemble_table(ensembles: Sequence[Ensemble], dataset: Dataset) -> pd.DataFrame:
+def ensemble_table(ensembles: Iterable[Ensemble], dataset: Dataset) -> pd.DataFrame:
     """`record_row` of ensembles at hand, and their debiased CKA at z whatever layer is repelled.
 
     Returns:
@@ -408,6 +412,113 @@ def ensemble_table(ensembles: Sequence[Ensemble], dataset: Dataset) -> pd.DataFr
             row[f"z_{name}"] = math.nan if alone else mean_over_pairs(matrix)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def grid_table(
+    base: TrainConfig,
+    dataset: Dataset,
+    *,
+    seeds: Sequence[int],
+    weights: Sequence[float],
+    layers: Sequence[str],
+    learners: Sequence[int],
+    device: str = "auto",
+) -> pd.DataFrame:
+    """Train a small grid around `base`, one setting moved at a time, and measure all of it.
+
+    Weights and layers are moved with `base.n_learners` learners; the number of learners with
+    lambda = 0 and with that of `base`. Smaller ensembles are the first learners of larger ones,
+    so every learner is trained once. Seeds go one after another, to keep the memory low.
+
+    Args:
+        base: the settings in the middle.
+        dataset: with labelled test images.
+        seeds: of the trainings.
+        weights: lambdas.
+        layers: names of the network's layers.
+        learners: numbers N, at least 2.
+        device: as for `train_ensembles`.
+
+    Returns:
+        `ensemble_table` with "axis" ("weight", "layer", "learners") and "setting" (the value on
+        it) in front; an ensemble that lies on two axes has a row on each.
+    """
+    parts = []
+    for seed in seeds:
+        b = base.replace(seed=seed)
+        largest = max(learners)
+        places = [("weight", w, b.replace(repulsion_weight=w)) for w in weights]
+        places += [("layer", layer, b.replace(layer=layer)) for layer in layers]
+        ends = [b.replace(n_learners=largest, repulsion_weight=w) for w in (0, b.repulsion_weight)]
+        configs = [config for _, _, config in places] + ends
+        trained = train_ensembles(configs, dataset.train, device=device, progress=False)
+        ends = trained[len(places) :]
+        ensembles = trained[: len(places)]
+        places += [("learners", n, end.config) for end in ends for n in learners]
+        # One at a time: their weights are copies.
+        parts_of_ends = (end.first(n) for end in ends for n in learners)
+        table = ensemble_table(itertools.chain(ensembles, parts_of_ends), dataset)
+        del trained, ensembles, ends
+        table.insert(0, "axis", [axis for axis, _, _ in places])
+        table.insert(1, "setting", [setting for _, setting, _ in places])
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)
+
+
+def distinct(table: pd.DataFrame) -> pd.DataFrame:
+    """Each ensemble of a `grid_table` once, whatever number of axes it lies on."""
+    # Nothing is repelled at lambda 0, so the layer says nothing there.
+    layer = table["layer"].where(table["repulsion_weight"] > 0, "")
+    keys = ["seed", "repulsion_weight", "layer", "learners"]
+    return table[~table.assign(layer=layer).duplicated(keys)]
+
+
+def coverage(cells: Mapping[str, Sequence[Cell]], method: str = "output") -> pd.DataFrame:
+    """Which settings of each table were run, and which were not.
+
+    Args:
+        cells: by table, as `d2ue.experiments.obtain` gives them.
+        method: rows of this score alone, so that a setting stands once.
+
+    Returns:
+        A row a table: "run" (settings with their number of seeds) and "not run".
+    """
+    rows = {}
+    for name, own in cells.items():
+        run, missing = [], []
+        for cell in own:
+            if cell.row.method == method:
+                text = ", ".join(filter(None, (cell.row.group, cell.row.label)))
+                n = len(cell.records)
+                (run if n else missing).append(f"{text} (n = {n})" if n else text)
+        rows[name] = {"run": "; ".join(run) or "-", "not run": "; ".join(missing) or "-"}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def gains(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """What one learner more brings, paired by seed, beside what it costs.
+
+    Args:
+        table: rows that differ in seed and learners alone, as `grid_table` gives them.
+        columns: titles by column.
+
+    Returns:
+        Indexed by "N" (2 to 3, ...): "cost" (the share of learner-epochs that it adds, percent),
+        and for each title the mean gain and its range over seeds, as text.
+    """
+    wide = {
+        column: table.pivot(index="seed", columns="learners", values=column) for column in columns
+    }
+    numbers = sorted(table["learners"].unique())
+    rows = {}
+    for n, more in itertools.pairwise(numbers):
+        row = {"cost": f"{100 * (more - n) / n:+.0f} %"}
+        for column, title in columns.items():
+            gain = wide[column][more] - wide[column][n]
+            row[title] = f"{gain.mean():+.1f} ({gain.min():+.1f} to {gain.max():+.1f})"
+        rows[f"{n} to {more}"] = row
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    return frame.rename_axis("N")
 
 
 def effects(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:

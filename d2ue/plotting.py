@@ -484,7 +484,9 @@ def paired_by_seed(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
             axis.set_xticks([0, 1], ["none", "repulsion"])
             axis.set_xlim(-0.35, 1.35)
             axis.set_title(title)
-        axes.flat[0].legend(fontsize=10)
+        handles, names = axes.flat[0].get_legend_handles_labels()
+        place = {"loc": "outside lower center", "ncols": min(len(names), 8)}
+        figure.legend(handles, names, **place, fontsize=10)
         sns.despine(figure)
     return figure
 

@@ -98,7 +98,7 @@ for kind in kinds:
 #
 # ## Every pair, at the end
 #
-# Seed 0. **Look for** the difference between the two CKAs of a pair: with as few images as here, unrelated features of 16 values already have a biased CKA well above 0.
+# Seed 0. **Look for** the difference between the two CKAs of a pair: here they are close to each other; of unrelated features as wide as 1024 values, 64 images would give 0.94 and 0.00.
 
 # %%
 features = {
@@ -157,13 +157,13 @@ in_heaps = {row: dv.separation(every) > 0.05 for row, every in seen.items()}
 print("learners lie apart in feature space:", in_heaps)
 
 # %% [markdown]
-# **Seen**: learners lie apart in all three rows, the control included, whose copies have CKA 1 and a Procrustes distance of 0. Where features start from different random weights, their coordinates have nothing to do with each other, and any embedding of raw features keeps them apart, repelled or not. The distances say the same: about 1 in all three rows. What tells the rows apart is what ignores coordinates: CKA and Procrustes. So Figure 1b is true and shows nothing of repulsion; the curves above do.
+# **Seen**: learners lie apart in all three rows, the control included, whose copies have CKA 1 and a Procrustes distance of 0. Where features start from different random weights, their coordinates have nothing to do with each other, and any embedding of raw features keeps them apart, repelled or not. The distances say the same: above 1 in all three rows, two learners' features of one image are further apart than two images'. What tells the rows apart is what ignores coordinates: CKA and Procrustes. So Figure 1b is true and shows nothing of repulsion; the curves above do.
 #
 # ## What happens to reconstruction, and to disagreement
 #
-# The idea of Figure 1a: normal images should still be reconstructed as well, and alike; on anomalies disagreement should grow. All seeds, measured on images nobody was trained on. **Unc** is output-space uncertainty, the standard deviation of the reconstructions over learners (Eq. 5), averaged over pixels and images.
+# The idea of Figure 1a: normal images should still be reconstructed as well, and alike; on anomalies disagreement should grow. All seeds, measured on images nobody was trained on. The error is the mean square over pixels of -1 to 1. **Unc** is output-space uncertainty, the standard deviation of the reconstructions over learners (Eq. 5), averaged over pixels and images.
 #
-# **Look for** the sign of each line and whether the seeds agree on it; above all in the last two panels: repulsion helps to find anomalies only if disagreement grows *more* on abnormal images than on normal ones.
+# **Look for** the sign of each line and whether the seeds agree on it; above all in the two panels of ratios, on the right: repulsion helps to find anomalies only if disagreement grows *more* on abnormal images than on normal ones.
 
 # %%
 table = dv.ensemble_table(ensembles, dataset)
@@ -189,7 +189,7 @@ for title in changes.index:
     print(f"{row['highest']:.2f}), higher in {row['higher in']} seeds")
 
 # %% [markdown]
-# **How to read it.** The sentences above are of this run. At these few epochs repulsion is not free: learners that must also differ reconstruct worse, and they disagree more on *all* images. A ratio that stays near 1 says that the added disagreement is not about anomalies. Whether this is so after 250 epochs on real images is measured in [Table 2](12_table2.ipynb), whose last section tests the paper's sentence: there repulsion cost reconstruction with two of three backbones, and disagreement grew on normal images about as much as on abnormal ones.
+# **How to read it.** The sentences above are of this run. Where errors are higher with repulsion, it was not free: learners that must also differ reconstruct worse. Where Unc is higher on normal images too, they disagree more on *all* images; a ratio that stays near 1 then says that the added disagreement is not about anomalies. Whether this is so after 250 epochs on real images is measured in [Table 2](12_table2.ipynb), whose last section tests the paper's sentence: there repulsion cost reconstruction with two of three backbones, and disagreement grew on normal images about as much as on abnormal ones.
 
 # %%
 parameters = {"data": dataset.name, "train_sha256": train.fingerprint, "seeds": seeds, **settings}
