@@ -25,7 +25,7 @@ from torch import Tensor
 
 from d2ue.backbones import Autoencoder
 from d2ue.config import TrainConfig
-from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
+from d2ue.datasets import ABNORMAL, BUILT_IN, NORMAL, Dataset, ImageSet, load, phantom
 from d2ue.ensemble import Ensemble, as_tensor, features_of, to_unit_range
 from d2ue.errors import InputError
 from d2ue.evaluation import auc
@@ -333,6 +333,39 @@ def watch_training(
     return ensembles, pd.DataFrame(rows)
 
 
+def ends(history: pd.DataFrame) -> pd.DataFrame:
+    """Debiased CKA with the seniors after each learner's last epoch, mean over pairs.
+
+    Args:
+        history: from `watch_training`.
+
+    Returns:
+        Indexed by (images, seed), a column a repulsion weight.
+    """
+    last = history[history["epoch"] == history["epoch"].max()]
+    return last.groupby(["images", "seed", "repulsion_weight"])["debiased"].mean().unstack()
+
+
+def small_dataset(data: str, image_size: int, n_train: int, n_test: int) -> Dataset:
+    """A data set by name or folder, cut to so many images; no more phantoms are drawn than needed.
+
+    Args:
+        data: as for `d2ue.load`.
+        image_size: pixels a side.
+        n_train: normal images to train on; 0 = all.
+        n_test: test images, of phantoms half of them abnormal; 0 = all.
+
+    Raises:
+        InputError: as `d2ue.load`, or if there are no labelled test images.
+    """
+    if data in BUILT_IN:
+        half = (n_test or 600) // 2
+        counts = {"n_train": n_train or 1000, "n_test_normal": half, "n_test_abnormal": half}
+        return phantom(BUILT_IN[data], image_size=image_size, progress=False, **counts)
+    whole = load(data, image_size, progress=False)
+    return Dataset(whole.name, whole.train.sample(n_train), whole.labelled.sample(n_test))
+
+
 # --- diversity beside performance ---
 
 
@@ -499,26 +532,44 @@ def gains(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
     """What one learner more brings, paired by seed, beside what it costs.
 
     Args:
-        table: rows that differ in seed and learners alone, as `grid_table` gives them.
+        table: rows that differ in seed, repulsion_weight and learners alone.
         columns: titles by column.
 
     Returns:
-        Indexed by "N" (2 to 3, ...): "cost" (the share of learner-epochs that it adds, percent),
-        and for each title the mean gain and its range over seeds, as text.
+        A row a weight and step: "λ", "N" (2 to 3, ...), "cost" (the share of learner-epochs that
+        it adds, percent), and for each title the mean gain and its range over seeds, as text.
     """
-    wide = {
-        column: table.pivot(index="seed", columns="learners", values=column) for column in columns
-    }
-    numbers = sorted(table["learners"].unique())
-    rows = {}
-    for n, more in itertools.pairwise(numbers):
-        row = {"cost": f"{100 * (more - n) / n:+.0f} %"}
-        for column, title in columns.items():
-            gain = wide[column][more] - wide[column][n]
-            row[title] = f"{gain.mean():+.1f} ({gain.min():+.1f} to {gain.max():+.1f})"
-        rows[f"{n} to {more}"] = row
-    frame = pd.DataFrame.from_dict(rows, orient="index")
-    return frame.rename_axis("N")
+    rows = []
+    for weight, own in table.groupby("repulsion_weight"):
+        numbers = sorted(own["learners"].unique())
+        for n, more in itertools.pairwise(numbers):
+            cost = f"{100 * (more - n) / n:+.0f} %"
+            row = {"λ": f"{weight:g}", "N": f"{n} to {more}", "cost": cost}
+            for column, title in columns.items():
+                wide = own.pivot(index="seed", columns="learners", values=column)
+                gain = wide[more] - wide[n]
+                row[title] = f"{gain.mean():+.1f} ({gain.min():+.1f} to {gain.max():+.1f})"
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def effect_lines(changes: pd.DataFrame) -> list[str]:
+    """`effects` as sentences."""
+    return [
+        f"{title}: {line['without']:.3f} without, {line['with']:.3f} with repulsion; factor "
+        f"{line['factor']:.3f} ({line['lowest']:.3f} to {line['highest']:.3f}), higher in "
+        f"{line['higher in']} seeds"
+        for title, line in changes.iterrows()
+    ]
+
+
+def coverage_lines(cells: Mapping[str, Sequence[Cell]]) -> list[str]:
+    """`coverage` as lines to read, three a table."""
+    table = coverage(cells)
+    return [
+        f"{name}\n  run: {line['run']}\n  not run: {line['not run']}"
+        for name, line in table.iterrows()
+    ]
 
 
 def effects(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:

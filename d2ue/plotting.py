@@ -494,7 +494,7 @@ def paired_by_seed(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
 def diversity_scatter(
     table: pd.DataFrame, xs: Mapping[str, str], ys: Mapping[str, str], hue: str = "backbone"
 ) -> Figure:
-    """Measured diversity against AUC; a thin line joins one seed without and with repulsion.
+    """Measured diversity against AUC; a thin line joins a seed without and with CKA.
 
     Args:
         table: as `d2ue.diversity.record_table` gives it.
@@ -513,9 +513,10 @@ def diversity_scatter(
         for name, (colour, marker) in zip(names, cycle(looks), strict=False):
             for _, own in table[table[hue] == name].groupby("seed"):
                 own = own.sort_values("repulsion_weight")
+                pair = own[own["similarity"].isin(["none", "cka"])]
                 for line, y in zip(axes, ys, strict=True):
                     for axis, x in zip(line, xs, strict=True):
-                        axis.plot(own[x], own[y], "-", color=colour, linewidth=0.7, alpha=0.6)
+                        axis.plot(pair[x], pair[y], "-", color=colour, linewidth=0.7, alpha=0.6)
                         for repelled, part in own.groupby(own["repulsion_weight"] > 0):
                             face = colour if repelled else "white"
                             look = {"color": colour, "markerfacecolor": face, "markersize": 7}
