@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from d2ue.audit.duplicates import RESOLUTION
-from d2ue.datasets.decode import _quiet_pillow, _readers, _thread_count, opened_image, to_grey
+from d2ue.datasets.decode import _readers, _thread_count, opened_image, quiet_readers, to_grey
 from d2ue.errors import InputError
 from d2ue.progress import bar as progress_bar
 
@@ -48,7 +48,7 @@ def read_files(
         return found
 
     _readers()  # not made for two threads at once
-    with _quiet_pillow(), ThreadPoolExecutor(_thread_count()) as pool:
+    with quiet_readers(), ThreadPoolExecutor(_thread_count()) as pool:
         rows = progress_bar(
             pool.map(work, range(len(names))),
             total=len(names),
