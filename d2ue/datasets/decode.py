@@ -121,6 +121,12 @@ def decode_image(path: str | os.PathLike[str], image_size: int) -> np.ndarray:
         raise InputError(f"{show(path)} {_reason(error, path)}.") from error
 
 
+def to_square(grey: Image.Image, image_size: int) -> np.ndarray:
+    """The paper's resize: Pillow's bilinear one, to uint8 of shape (image_size, image_size)."""
+    small = grey.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    return np.asarray(small, dtype=np.uint8)
+
+
 def _not_a_file(status: os.stat_result) -> str | None:
     """What is wrong with a path before anything is opened (opening a pipe would wait for ever)."""
     if stat.S_ISDIR(status.st_mode):
@@ -152,8 +158,7 @@ def _decode(file: BinaryIO, path: str | os.PathLike[str], image_size: int) -> np
             if image.mode != "LAB":
                 raise
             grey = image.convert("RGB").convert("L")
-        small = grey.resize((image_size, image_size), Image.Resampling.BILINEAR)
-        return np.asarray(small, dtype=np.uint8)
+        return to_square(grey, image_size)
 
 
 def _is_deep(image: Image.Image, file: BinaryIO) -> bool:
