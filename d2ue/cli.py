@@ -204,7 +204,7 @@ def score(
         return score_maps(ensemble, pixels, settings)
 
     write_text(out, scored.csv())
-    typer.echo(f"{out}: {' '.join(scored.summary())}")
+    typer.echo(f"{out}: {' '.join(scored.summary)}")
     if maps is not None:
         highest = reporting.write_maps(maps, images, map_of, map_format, progress=True)
         typer.echo(f"{maps}: {len(images)} maps, the brightest colour is {highest:.3g} or more.")

@@ -11,6 +11,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -97,6 +98,7 @@ class Scored:
         writer.writerows(zip(*columns.values(), strict=True))
         return text.getvalue()
 
+    @cached_property
     def summary(self) -> list[str]:
         """What the scores come to, in sentences; with labels also how well they separate."""
         sentences = [f"{len(self)} scores ({self.method}), higher = more abnormal."]
@@ -271,7 +273,7 @@ def report(
     rows = [*(about or {}).items(), *_facts(scored)]
     body = [
         webpage.table(("", ""), rows),
-        *map(webpage.paragraph, scored.summary()),
+        *map(webpage.paragraph, scored.summary[1:]),
         webpage.gallery([webpage.figure([_histogram(scored)], "How the scores are spread.")]),
         webpage.heading(f"The {len(high)} most abnormal"),
         webpage.paragraph(
@@ -302,8 +304,6 @@ def _facts(scored: Scored) -> list[tuple[str, object]]:
         facts += [
             ("threshold", scored.threshold.value(scored.method)),
             ("contamination", scored.threshold.contamination),
-            ("held-out normal images", scored.threshold.k),
-            ("called abnormal", int(np.sum(scored.abnormal))),
         ]
     return facts
 
@@ -350,16 +350,22 @@ def _histogram(scored: Scored) -> str:
             "normal (truth)": (values[labels == NORMAL], NORMAL_COLOUR),
             "abnormal (truth)": (values[labels == ABNORMAL], ABNORMAL_COLOUR),
         }
-    edges = np.histogram_bin_edges(values, 30)
+    # One broken image must not squeeze all others into one bar.
+    highest = float(np.quantile(values, 0.99))
+    if scored.threshold is not None:
+        highest = max(highest, scored.threshold.value(scored.method))
+    bins = int(np.clip(len(values) // 4, 8, 30))
+    edges = np.histogram_bin_edges(np.minimum(values, highest), bins)
     for name, (own, colour) in groups.items():
         if len(own):
+            own = np.minimum(own, highest)
             axis.hist(own, edges, alpha=0.6, color=colour, label=f"{name}, n = {len(own)}")
     text = f"Histogram of {len(values)} scores from {values.min():.3g} to {values.max():.3g}"
     if scored.threshold is not None:
         held_out = scored.threshold.scores[scored.method]
         value = scored.threshold.value(scored.method)
         axis.plot(
-            held_out,
+            np.clip(held_out, edges[0], edges[-1]),
             np.zeros(len(held_out)),
             "|",
             color="black",
@@ -369,7 +375,7 @@ def _histogram(scored: Scored) -> str:
         )
         axis.axvline(value, color="black", linestyle="--", label=f"threshold {value:.3g}")
         text += f"; {int(np.sum(scored.abnormal))} are above the threshold {value:.3g}"
-    axis.set(xlabel=f"score: {METHOD_TITLES[scored.method]}", ylabel="images")
+    axis.set(xlabel=f"score, {METHOD_TITLES[scored.method]} (last bar: or higher)", ylabel="images")
     axis.ticklabel_format(axis="x", style="sci", scilimits=(-2, 2))
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=9)

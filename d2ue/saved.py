@@ -193,7 +193,7 @@ def _parse(folder: Path) -> tuple[Record, str, str]:
         raise InputError(f"{path} was not written by this program: give another folder.")
     try:
         return _record(content), *_ensemble_of(content)
-    except (InputError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (InputError, AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise damaged(path) from error
 
 
