@@ -6,9 +6,11 @@ command line, the estimator and a notebook share it.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +24,7 @@ from d2ue.datasets.types import ABNORMAL, NORMAL, ImageSet
 from d2ue.errors import InputError
 from d2ue.evaluation import auc, average_precision, bootstrap_interval
 from d2ue.progress import bar as progress_bar
-from d2ue.runs import write_file, write_text, writing
+from d2ue.runs import umask, write_text, writing
 from d2ue.threshold import Threshold
 
 #: Gives the score maps of images: uint8 (n, 1, H, W) -> float32 (n, 1, H, W).
@@ -192,13 +194,13 @@ def write_maps(
             sample.append(maps.reshape(len(maps), -1)[:, :: max(1, maps[0].size // 256)].ravel())
             for path, score_map in zip(paths[part], maps, strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_file(path.with_name(f"{path.name}.{kind}"), _encode(score_map[0], kind))
+                _put(path.with_name(f"{path.name}.{kind}"), _encode(score_map[0], kind))
             bar.update(len(maps))
         top = colour_top(np.concatenate(sample)) if sample else 1.0
         for part, maps in _chunks(images, map_of):
             for path, image, score_map in zip(paths[part], images.images[part], maps, strict=True):
                 picture = overlay(_enlarge(image[0]), _enlarge(score_map[0]), top)
-                write_file(path.with_name(f"{path.name}.overlay.png"), _encode(picture, "png"))
+                _put(path.with_name(f"{path.name}.overlay.png"), _encode(picture, "png"))
             bar.update(len(maps))
     return top
 
@@ -261,9 +263,10 @@ def report(
     ranking = scored.ranking
     high = ranking[:top]
     rest = ranking[top:]
-    # For comparison: spread evenly over the lower half of the rest, so typical to least abnormal.
-    middle = rest[np.unique(np.linspace(len(rest) // 2, len(rest) - 1, 6).astype(int))]
-    shown = np.concatenate([high, middle[: len(rest)]]).astype(int)
+    # For comparison: spread evenly over the lower half of the others, typical to least abnormal.
+    lower = rest[len(rest) // 2 :]
+    low = lower[np.unique(np.linspace(0, len(lower) - 1, 6).astype(int))] if len(lower) else lower
+    shown = np.concatenate([high, low])
     maps = map_of(scored.images.images[shown])
     colours = colour_top(maps)
     figures = [
@@ -410,6 +413,23 @@ def _enlarge(values: np.ndarray) -> np.ndarray:
     mode = values if values.dtype == np.uint8 else values.astype(np.float32)
     size = (factor * values.shape[1], factor * values.shape[0])
     return np.asarray(Image.fromarray(mode).resize(size, Image.Resampling.BILINEAR))
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, but without a flush for each of 100,000 of them.
+
+    After a power cut maps may be missing; the command that made them makes them again.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o666 & ~umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def _encode(values: np.ndarray, kind: str) -> bytes:
