@@ -14,8 +14,8 @@ from PIL import Image
 
 from d2ue.datasets.types import ABNORMAL, NORMAL, ImageSet
 from d2ue.errors import InputError
-from d2ue.evaluation import bootstrap_interval
 from d2ue.runs import write_text, writing
+from d2ue.significance import mean_auc
 
 
 def write_folder(images: ImageSet, folder: str | Path) -> Path:
@@ -65,7 +65,7 @@ def compare(
 
     Returns:
         One row a detector, the highest AUC first: AUC and the ends of its 95 % interval over test
-        images, in percent; seconds of both calls; n, the number of test images.
+        images (DeLong's), in percent; seconds of both calls; n, the number of test images.
 
     Raises:
         InputError: if the labels are not of both classes or a detector's scores are not finite.
@@ -80,16 +80,14 @@ def compare(
         values = np.asarray(detector.decision_function(test), np.float64)
         scored = time.perf_counter()
         higher_is_abnormal = type(detector).__module__.split(".")[0] == "pyod"
-        interval = bootstrap_interval(
-            labels, values if higher_is_abnormal else -values, resamples=500
-        )
+        interval = mean_auc(labels, (values if higher_is_abnormal else -values)[None])
         rows.append(
             {
                 "detector": name,
                 "AUC": 100 * interval.value,
                 "low": 100 * interval.low,
                 "high": 100 * interval.high,
-                "n": interval.n,
+                "n": interval.n_images,
                 "seconds to fit": trained - start,
                 "seconds to score": scored - trained,
             }
