@@ -7,6 +7,11 @@ Anomaly Detection, MICCAI 2024 (arXiv 2409.17485). The way of the data:
     ensemble = train_ensemble(TrainConfig(backbone="aeu"), dataset.train)
     scores = image_scores(ensemble, dataset.test.images, "dual")  # higher = more abnormal
     auc(dataset.test.labels, scores)
+
+or, with a threshold and in scikit-learn's habits:
+
+    detector = D2UE(backbone="aeu").fit("normal_scans")
+    detector.predict("new_scans")                                 # -1 = abnormal
 """
 
 from d2ue.config import ScoreConfig, TrainConfig
@@ -20,7 +25,18 @@ from d2ue.uncertainty import image_scores, score_maps
 
 __version__ = "0.1.0"
 
+
+def __getattr__(name: str) -> object:
+    """`d2ue.D2UE`, looked up when it is first asked for: scikit-learn takes a second to import."""
+    if name == "D2UE":
+        from d2ue.detector import D2UE
+
+        return D2UE
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
+    "D2UE",
     "D2UEError",
     "Dataset",
     "DivergedError",

@@ -6,15 +6,15 @@ sentence on standard error and exit code 2; Ctrl-C in exit code 130.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
+from d2ue.arrays import Reading
 from d2ue.config import METHODS, ScoreConfig, TrainConfig
 from d2ue.datasets import (
     BUILT_IN,
@@ -29,7 +29,7 @@ from d2ue.datasets import (
 from d2ue.datasets.registry import ZENODO
 from d2ue.ensemble import resolve_device
 from d2ue.errors import D2UEError, InputError
-from d2ue.runs import Store, check_run_folder, fit_run, load_run, reading, run_scan, write_text
+from d2ue.runs import MANIFEST, Store, check_run_folder, fit_run, reading, run_scan, write_text
 from d2ue.similarity import SIMILARITIES
 
 DEFAULTS = TrainConfig()
@@ -93,8 +93,32 @@ def fit(
         Path | None,
         typer.Option(help="folder in which runs share learners; default: none is shared"),
     ] = None,
+    contamination: Annotated[
+        float | None,
+        typer.Option(
+            help="share of normal images that may be called abnormal, 0.05 say: sets a threshold "
+            "from normal images that are held out; default: no threshold"
+        ),
+    ] = None,
+    validation_fraction: Annotated[
+        float | None,
+        typer.Option(help="share of the normal images to hold out for the threshold; default 0.1"),
+    ] = None,
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER2", help="hold out these normal images instead, of other patients say"
+        ),
+    ] = None,
 ) -> None:
-    """Train an ensemble on the normal images of FOLDER (defaults: the paper's)."""
+    """Train an ensemble on the normal images of FOLDER (defaults: the paper's).
+
+    With --contamination some normal images are not trained on; their scores tell what is high, and
+    'd2ue score' then says of every image whether it is abnormal.
+    """
+    from d2ue import saved
+    from d2ue.threshold import check_contamination, measure
+
     config = TrainConfig(
         backbone=backbone,
         n_learners=learners,
@@ -106,29 +130,62 @@ def fit(
         image_size=image_size,
         seed=seed,
     )
+    if contamination is not None:
+        check_contamination(contamination)
+    elif validation_fraction is not None or validation is not None:
+        raise InputError("Held-out images set a threshold: give --contamination too, 0.05 say.")
+    fraction = 0.1 if validation_fraction is None else validation_fraction
     scan = _scan(slices, axis, window)
     check_run_folder(out)
     resolve_device(device)  # before minutes of decoding
     dataset: Dataset = load(folder, image_size, scan=scan)
+    train, held_out = dataset.train, None
+    if contamination is not None:
+        train, held_out = _hold_out(dataset.train, validation, fraction, config, scan)
     ensemble, was_there = fit_run(
-        config, dataset.train, out, data_name=dataset.name, device=device, store=store, scan=scan
+        config, train, out, data_name=dataset.name, device=device, store=store, scan=scan
     )
     if was_there:
         typer.echo(f"{out} holds this ensemble already; nothing was trained.")
-        return
-    losses = ", ".join(f"{epochs[-1]['loss']:.4g}" for epochs in ensemble.history)
-    typer.echo(
-        f"{out}: {len(ensemble)} learners ({config.backbone}) trained on {len(dataset.train)} "
-        f"normal images; last losses {losses}."
-    )
+    else:
+        losses = ", ".join(f"{epochs[-1]['loss']:.4g}" for epochs in ensemble.history)
+        typer.echo(
+            f"{out}: {len(ensemble)} learners ({config.backbone}) trained on {len(train)} "
+            f"normal images; last losses {losses}."
+        )
+    if held_out is not None and contamination is not None:
+        threshold = measure(ensemble, held_out, contamination, progress=True)
+        method = "dual" if "dual" in threshold.scores else "ensemble"
+        saved.attach(out, saved.Record(method, threshold, Reading(), fraction))
+        typer.echo(threshold.shortfall or threshold.describe())
 
 
 @app.command()
 def score(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="folder written by 'd2ue fit'")],
     folder: Data,
-    out: Annotated[Path, typer.Option(help="CSV file to write: name,label,score")],
-    method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "dual",
+    out: Annotated[
+        Path,
+        typer.Option(help="CSV file to write: name,label,score and, with a threshold, abnormal"),
+    ],
+    method: Annotated[
+        str | None, typer.Option(help=", ".join(METHODS) + "; default: the detector's, else dual")
+    ] = None,
+    contamination: Annotated[
+        float | None, typer.Option(help="another threshold from the images held out at fit")
+    ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="folder for heat maps: NAME.npy (float32) and NAME.overlay.png"
+        ),
+    ] = None,
+    map_format: Annotated[str, typer.Option(help="of the float maps: npy or tiff")] = "npy",
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="page of the most abnormal images and their maps"),
+    ] = None,
+    top: Annotated[int, typer.Option(help="images on that page")] = 24,
     image_size: Annotated[
         int | None, typer.Option(help="must be the run's; images are resized to it anyway")
     ] = None,
@@ -138,38 +195,59 @@ def score(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
 ) -> None:
     """Score the images of FOLDER (its test split, where it has one): higher = more abnormal."""
-    from d2ue.evaluation import auc, average_precision, bootstrap_interval
-    from d2ue.uncertainty import image_scores
+    from d2ue import report as reporting
+    from d2ue import saved
+    from d2ue.threshold import Threshold
+    from d2ue.uncertainty import image_scores, score_maps
 
-    settings = ScoreConfig(method)
+    ScoreConfig(method or "dual")
     scan = _scan(slices, axis, window)
-    _check_csv(out)
-    ensemble = load_run(run, device)
+    reporting.check_map_format(map_format)
+    if top < 1:
+        raise InputError(f"--top must be at least 1, not {top}.")
+    _check_file(out, "--out")
+    if report is not None:
+        _check_file(report, "--report")
+    if maps is not None:
+        _check_maps(maps, folder)
+    ensemble, record = saved.load_any(run, device)
     size = ensemble.config.image_size
     if image_size not in (None, size):
         raise InputError(
             f"{run} was trained on images of {size} x {size} and cannot score them at "
             f"{image_size} x {image_size}: leave --image-size out."
         )
+    threshold = None
+    if record is not None:
+        record.reading.check_kind(True, "image files")
+        threshold = record.threshold
+        if contamination is not None:
+            threshold = Threshold(threshold.scores, contamination)
+    elif contamination is not None:
+        raise InputError(f"{run} has no held-out scores: fit it with --contamination.")
+    settings = ScoreConfig(method or ("dual" if record is None else record.method))
     # Scans are scored in the window in which they were trained on, unless told otherwise.
-    images = _scored_images(folder, size, scan, run_scan(run))
+    of_run = run_scan(run) if (run / MANIFEST).exists() else None
+    images = _scored_images(folder, size, scan, of_run)
     scores = image_scores(ensemble, images.images, settings, progress=True)
-    labels = [""] * len(images) if images.labels is None else images.labels.tolist()
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("name", "label", "score"))
-    writer.writerows(zip(images.names, labels, map(repr, scores.tolist()), strict=True))
-    write_text(out, text.getvalue())
-    typer.echo(f"{out}: {len(images)} scores ({method}), higher = more abnormal.")
-    if images.labels is not None:
-        interval = bootstrap_interval(images.labels, scores)
-        precision = 100 * average_precision(images.labels, scores)
-        share = 100 * images.labels.mean()
-        typer.echo(
-            f"AUC {100 * auc(images.labels, scores):.1f} (95 % interval over images "
-            f"{100 * interval.low:.1f} to {100 * interval.high:.1f}), "
-            f"AP {precision:.1f} (chance {share:.1f}), n = {len(images)}."
-        )
+    scored = reporting.Scored(images, scores, settings.method, threshold)
+
+    def map_of(pixels: np.ndarray) -> np.ndarray:
+        return score_maps(ensemble, pixels, settings)
+
+    write_text(out, scored.csv())
+    typer.echo(f"{out}: {' '.join(scored.summary)}")
+    if maps is not None:
+        highest = reporting.write_maps(maps, images, map_of, map_format, progress=True)
+        typer.echo(f"{maps}: {len(images)} maps, the brightest colour is {highest:.3g} or more.")
+    if report is not None:
+        c = ensemble.config
+        about = {
+            "images from": folder,
+            "detector": f"{run}: {len(ensemble)} learners ({c.backbone}), {c.epochs} epochs",
+        }
+        reporting.write_report(report, scored, map_of, about=about, top=top)
+        typer.echo(f"{report}: the {min(top, len(images))} most abnormal images and their maps.")
 
 
 @app.command()
@@ -484,16 +562,47 @@ def _scored_images(
     return load(folder, image_size, scan=scan).labelled
 
 
-def _check_csv(path: Path) -> None:
+def _hold_out(
+    normal: ImageSet,
+    validation: str | None,
+    fraction: float,
+    config: TrainConfig,
+    scan: ScanConfig | None,
+) -> tuple[ImageSet, ImageSet]:
+    """Normal images to train on, and those that set the threshold."""
+    from d2ue.arrays import refuse_shared
+    from d2ue.threshold import hold_out
+
+    if validation is not None:
+        held_out = load(validation, config.image_size, scan=scan).train
+        refuse_shared(normal.images, held_out.images)
+        return normal, held_out
+    which = hold_out(len(normal), fraction, config.seed, config.batch_size)
+    return normal.select(np.setdiff1d(np.arange(len(normal)), which)), normal.select(which)
+
+
+def _check_file(path: Path, option: str) -> None:
     """Refuse early what could not be written after minutes of scoring."""
     with reading(path):
         is_folder, parent = path.is_dir(), path.resolve().parent
     if is_folder:
-        raise InputError(f"{path} is a folder: give --out the name of a CSV file.")
+        raise InputError(f"{path} is a folder: give {option} the name of a file.")
     if not parent.is_dir():
         raise InputError(f"There is no folder {parent} to write {path.name} into: make it first.")
     if not os.access(parent, os.W_OK):
-        raise InputError(f"{parent} cannot be written to: give --out another place.")
+        raise InputError(f"{parent} cannot be written to: give {option} another place.")
+
+
+def _check_maps(maps: Path, folder: str) -> None:
+    """Refuse a folder that is a file, or in which overlays would be found as images to score."""
+    if maps.exists() and not maps.is_dir():
+        raise InputError(f"{maps} is a file: give --maps a folder.")
+    images = Path(folder).resolve()
+    if folder not in BUILT_IN and (maps.resolve() == images or images in maps.resolve().parents):
+        raise InputError(
+            f"{maps} is in the folder of the images, where overlays would be taken for images: "
+            "give --maps another folder."
+        )
 
 
 def _sentence(message: str) -> str:

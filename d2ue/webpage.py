@@ -17,9 +17,10 @@ table { border-collapse: collapse; margin: 1rem 0; }
 th, td { text-align: left; padding: .3rem .8rem; border-bottom: 1px solid #ddd; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .gallery { display: flex; flex-wrap: wrap; gap: 1rem; }
-figure { margin: 0; }
+figure { margin: 0 0 .5rem; }
 figcaption { font-size: .85rem; max-width: 24rem; overflow-wrap: anywhere; }
-img { image-rendering: pixelated; border: 1px solid #ddd; }
+img { image-rendering: pixelated; border: 1px solid #ddd; max-width: 100%; height: auto;
+      box-sizing: border-box; }
 """
 
 

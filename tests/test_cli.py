@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2ue import phantom
+from d2ue import D2UE, phantom
 from d2ue.cli import main
 
 TINY = ("--image-size", "16", "--epochs", "1", "--batch-size", "8", "--learners", "2")
@@ -251,6 +251,143 @@ def test_scoring_at_another_size_is_refused(capsys, trained, bench_folder, tmp_p
     arguments = ("score", trained, bench_folder, "--out", out, "--image-size", 32)
     assert_refused(capsys, *arguments, about="16 x 16")
     assert not out.exists()
+
+
+# --- a threshold, maps, a page ---
+
+
+@pytest.fixture(scope="module")
+def with_threshold(bench_folder, tmp_path_factory):
+    """A run for which images were held out."""
+    run_folder = tmp_path_factory.mktemp("detectors") / "run"
+    arguments = ["--contamination", "0.2", "--validation-fraction", "0.25"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", str(bench_folder), "--out", str(run_folder), *TINY, *arguments])
+    assert stopped.value.code == 0
+    return run_folder
+
+
+def test_a_threshold_says_which_images_are_abnormal(capsys, with_threshold, bench_folder, tmp_path):
+    run_manifest = json.loads((with_threshold / "ensemble.json").read_text())
+    assert run_manifest["data"]["train_images"] == 12  # a quarter of 16 is held out
+    out = tmp_path / "scores.csv"
+    code, said, _ = run(capsys, "score", with_threshold, bench_folder, "--out", out)
+    assert code == 0 and "above the threshold" in said and "Called abnormal" in said
+    rows = list(csv.DictReader(out.open()))
+    detector = D2UE.load(with_threshold, device="cpu")
+    assert detector.validation_.k == 4
+    wanted = ["yes" if float(r["score"]) > detector.threshold_ else "no" for r in rows]
+    assert [r["abnormal"] for r in rows] == wanted
+    paths = [bench_folder / "images" / r["name"] for r in rows]
+    assert np.array_equal(detector.anomaly_score(paths), [float(r["score"]) for r in rows])
+    # Another share, from the same held-out images.
+    arguments = ("--contamination", "0.5", "--out", out)
+    assert run(capsys, "score", with_threshold, bench_folder, *arguments)[0] == 0
+    value = detector.recalibrate(contamination=0.5).threshold_
+    rows = list(csv.DictReader(out.open()))
+    assert [r["abnormal"] == "yes" for r in rows] == [float(r["score"]) > value for r in rows]
+
+
+def test_the_same_fit_with_another_threshold_trains_nothing(capsys, with_threshold, bench_folder):
+    arguments = ("fit", bench_folder, "--out", with_threshold, *TINY)
+    held_out = ("--validation-fraction", "0.25", "--contamination")
+    code, out, _ = run(capsys, *arguments, *held_out, "0.5")
+    assert code == 0 and "nothing was trained" in out
+    assert D2UE.load(with_threshold).contamination == 0.5
+    assert run(capsys, *arguments, *held_out, "0.2")[0] == 0
+    assert_refused(capsys, *arguments, about="other images")  # without holding out: more images
+
+
+def test_images_of_a_folder_of_their_own_set_the_threshold(capsys, bench_folder, tmp_path):
+    drawn = phantom(n_train=5, n_test_normal=0, n_test_abnormal=0, image_size=16, seed=5)
+    write_images(tmp_path / "held", drawn.train.images, [f"{i}.png" for i in range(5)])
+    arguments = ("fit", bench_folder, "--out", tmp_path / "run", *TINY, "--contamination", "0.2")
+    code, out, _ = run(capsys, *arguments, "--validation", tmp_path / "held")
+    assert code == 0 and "16 normal images" in out and "from 5 held-out" in out
+    shutil.copy(bench_folder / "images" / "train3.png", tmp_path / "held")
+    arguments = ("fit", bench_folder, "--out", tmp_path / "two", *TINY, "--contamination", "0.2")
+    assert_refused(capsys, *arguments, "--validation", tmp_path / "held", about="also among those")
+    assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.parametrize("kind", ["npy", "tiff"])
+def test_maps_and_a_page(capsys, with_threshold, bench_folder, tmp_path, kind):
+    maps, page = tmp_path / "maps", tmp_path / "page.html"
+    arguments = ("score", with_threshold, bench_folder, "--out", tmp_path / "s.csv")
+    arguments += ("--maps", maps, "--map-format", kind, "--report", page, "--top", 3)
+    code, out, err = run(capsys, *arguments)
+    assert code == 0, err
+    assert "3 most abnormal" in out and "9 maps" in out
+    rows = {r["name"]: float(r["score"]) for r in csv.DictReader((tmp_path / "s.csv").open())}
+    assert {p.name for p in maps.iterdir()} == {f"{name}.{kind}" for name in rows} | {
+        f"{name}.overlay.png" for name in rows
+    }
+    for name, score in rows.items():
+        path = maps / f"{name}.{kind}"
+        values = np.load(path) if kind == "npy" else np.asarray(Image.open(path))
+        assert values.dtype == np.float32 and values.shape == (16, 16)
+        np.testing.assert_allclose(values.astype(float).mean(), score, rtol=1e-5)
+    text = page.read_text()
+    places = [text.index(f". {n}: ") for n in sorted(rows, key=rows.get, reverse=True)[:3]]
+    assert places == sorted(places)
+
+
+def test_a_detector_saved_in_python_scores_a_folder(capsys, bench_folder, tmp_path):
+    paths = sorted((bench_folder / "images").glob("train*.png"))
+    small = {"image_size": 16, "epochs": 1, "batch_size": 8, "n_learners": 2}
+    detector = D2UE(**small, method="output", contamination=0.5).fit(paths)
+    detector.save(tmp_path / "d")
+    out = tmp_path / "s.csv"
+    code, said, _ = run(capsys, "score", tmp_path / "d", bench_folder, "--out", out)
+    assert code == 0 and "(output)" in said
+    rows = list(csv.DictReader(out.open()))
+    tested = [bench_folder / "images" / r["name"] for r in rows]
+    assert [r["abnormal"] == "yes" for r in rows] == (detector.predict(tested) == -1).tolist()
+    images = np.stack([np.asarray(Image.open(path)) for path in paths]) / 255
+    D2UE(**small, contamination=0.5).fit(images).save(tmp_path / "floats")
+    arguments = ("score", tmp_path / "floats", bench_folder, "--out", tmp_path / "f.csv")
+    assert_refused(capsys, *arguments, about="pixel_range")
+
+
+@pytest.mark.parametrize(
+    ("options", "about"),
+    [
+        (("--contamination", "0"), "contamination"),
+        (("--contamination", "0.1", "--validation-fraction", "1"), "validation_fraction"),
+        (("--contamination", "0.1", "--validation-fraction", "0"), "validation_fraction"),
+        (("--contamination", "0.1", "--validation-fraction", "0.9"), "batch of 8"),
+        (("--contamination", "0.1", "--validation", "nowhere"), "nowhere"),
+        (("--validation-fraction", "0.1"), "--contamination"),
+        (("--validation", "nowhere"), "--contamination"),
+    ],
+)
+def test_thresholds_that_cannot_be_set(capsys, bench_folder, tmp_path, options, about):
+    out = tmp_path / "run"
+    assert_refused(capsys, "fit", bench_folder, "--out", out, *TINY, *options, about=about)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "about"),
+    [
+        (("--contamination", "0.1"), "no held-out scores"),
+        (("--map-format", "bmp"), "npy or tiff"),
+        (("--method", "vote"), "method"),
+        (("--top", "0"), "--top"),
+        (("--report", "{tmp}"), "--report"),
+        (("--report", "{tmp}/no/r.html"), "no folder"),
+        (("--maps", "{tmp}/file"), "is a file"),
+        (("--maps", "{images}/maps"), "taken for images"),
+        (("--maps", "{images}"), "taken for images"),
+    ],
+)
+def test_results_that_cannot_be_written(capsys, trained, bench_folder, tmp_path, options, about):
+    (tmp_path / "file").write_text("mine")
+    before = snapshot(tmp_path), snapshot(bench_folder)
+    options = [o.format(tmp=tmp_path, images=bench_folder) for o in options]
+    arguments = ("score", trained, bench_folder, "--out", tmp_path / "s.csv", *options)
+    assert_refused(capsys, *arguments, about=about)
+    assert (snapshot(tmp_path), snapshot(bench_folder)) == before
 
 
 def test_scores_go_nowhere_else_than_asked(capsys, trained, bench_folder, tmp_path):

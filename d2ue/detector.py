@@ -1,0 +1,436 @@
+"""The method for one's own images, in scikit-learn's habits: fit, score_samples, predict.
+
+    detector = D2UE().fit("normal_scans")              # a folder, a list of files, or an array
+    detector.anomaly_score("new_scans")                # (n,), higher = more abnormal
+    detector.predict("new_scans")                      # +1 = normal, -1 = abnormal
+    detector.anomaly_map("new_scans")                  # (n, 1, H, W): where
+    detector.save("detector"); D2UE.load("detector")
+
+All of it is `train_ensemble`, `score_maps` and `image_scores`; this module reads the images and
+gives the results the names and signs that scikit-learn's tools expect.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from d2ue import saved
+from d2ue.arrays import Reading, as_paths, as_pictures, as_stack, check_finite, refuse_shared
+from d2ue.config import ScoreConfig, TrainConfig
+from d2ue.datasets.folder import load_folder, load_images
+from d2ue.datasets.types import ImageSet
+from d2ue.ensemble import resolve_device
+from d2ue.errors import InputError
+from d2ue.runs import Store
+from d2ue.saved import Record
+from d2ue.threshold import Threshold, check_contamination, hold_out, measure, methods_of
+from d2ue.training import check_images, train_ensemble
+from d2ue.uncertainty import image_scores, score_maps
+
+
+class D2UE(OutlierMixin, BaseEstimator):
+    """Anomaly detection by the disagreement of diverse autoencoders (Gu et al., MICCAI 2024).
+
+    **Images** are given in any of these forms, to `fit` as to every other method:
+
+    - a folder, or a list of image files (read as `d2ue.load_folder` and `d2ue.load_images` do);
+    - an array (n, h, w) or (n, 1, h, w), grey, or (n, h, w, 3), colour, turned grey by luma;
+    - a table (n, d), one flat image a row: of shape `image_shape`; where that is None the d values
+      fill the smallest square that holds them, row by row, and the rest of it is black.
+
+    Images of another size are made `image_size` x `image_size` by Pillow's bilinear filter, as the
+    paper's code does, and reach the networks with 256 grey levels. uint8 arrays and files are on
+    the scale 0 to 255. Of any other array `pixel_range[0]` becomes black and `pixel_range[1]`
+    white, values beyond are cut off; where `pixel_range` is None it is the smallest and the largest
+    value among the images given to `fit`. Either way the scale is fixed at `fit`. A detector
+    fitted on 8-bit images refuses others and the other way round, unless `pixel_range` says how
+    their values are meant: 0.7 may be almost white or black.
+
+    **Scores** have no unit; what is high is told by normal images that the learners never saw.
+    `fit` holds out a share of the images (or takes `validation`), k in number, and sets the
+    threshold so that of new normal images at most the share `contamination` is called abnormal,
+    on average over draws of the k (see `d2ue.threshold`). Its resolution is 1 / (k + 1); with
+    fewer than 1 / contamination - 1 held-out images it is their highest score, and a warning says
+    so. scikit-learn's own detectors mean by contamination the share of outliers in the training
+    set; here training images are all taken for normal.
+
+    Args:
+        backbone: "ae", "memae" or "aeu" (which predicts how sure it is of each pixel).
+        n_learners: learners in the ensemble; one has nothing to disagree with, and can only be
+            scored by "ensemble".
+        similarity: what repels features; a name of `d2ue.similarity.SIMILARITIES`.
+        repulsion_weight: lambda of Eq. (4), 0 = no repulsion.
+        epochs: passes over the training images.
+        image_size: pixels a side: 16, 32, 64 (the paper), 128, 256 or 512.
+        random_state: int, the seed of weights, shuffles and held-out images; None or a
+            RandomState draw one.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps".
+        contamination: share of normal images that may be called abnormal, above 0, at most 0.5.
+        method: the score: "dual" (Eq. 6), "output" (Eq. 5), "ensemble" (reconstruction error) or
+            "input" (an ablation).
+        layer: whose feature is repelled: en1 ... z ... de1.
+        batch_size: images a step; `fit` needs at least as many besides the held-out ones.
+        learning_rate: Adam's; None = the paper's for the backbone.
+        image_shape: (height, width) of flat images.
+        pixel_range: (low, high), the values of arrays that are black and white.
+        validation_fraction: share of the images given to `fit` that is not trained on and sets the
+            threshold.
+        store: folder in which learners are kept by their content and found again, also after a
+            training was stopped, and by other estimators; None keeps none.
+        progress: whether to show a bar.
+
+    Attributes:
+        ensemble_: the trained `d2ue.Ensemble`.
+        method_: the score method that the threshold belongs to.
+        threshold_: an anomaly score above it is called abnormal.
+        offset_: -threshold_, so that decision_function = score_samples - offset_.
+        validation_: `d2ue.threshold.Threshold`: the held-out images' scores by method; its
+            `describe()` says which share of normal images will be called abnormal.
+        validation_index_: positions of the held-out images among those given to `fit`, int (k,);
+            empty where `validation` was given. Not kept by `save`.
+        reading_: how arrays become images, as fixed at `fit`.
+        n_features_in_: values of a row, where `fit` was given a table.
+        feature_names_in_: its columns, where they are named.
+
+    Source: Gu, Lin, Cheng, Chen: Revisiting Deep Ensemble Uncertainty for Enhanced Medical Anomaly
+    Detection, MICCAI 2024, arXiv 2409.17485; the defaults are its settings for AEU.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "aeu",
+        n_learners: int = 3,
+        similarity: str = "cka",
+        repulsion_weight: float = 1.0,
+        epochs: int = 250,
+        image_size: int = 64,
+        random_state: int | np.random.RandomState | None = 0,
+        device: str = "auto",
+        *,
+        contamination: float = 0.05,
+        method: str = "dual",
+        layer: str = "z",
+        batch_size: int = 64,
+        learning_rate: float | None = None,
+        image_shape: tuple[int, int] | None = None,
+        pixel_range: tuple[float, float] | None = None,
+        validation_fraction: float = 0.1,
+        store: str | os.PathLike[str] | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.backbone = backbone
+        self.n_learners = n_learners
+        self.similarity = similarity
+        self.repulsion_weight = repulsion_weight
+        self.epochs = epochs
+        self.image_size = image_size
+        self.random_state = random_state
+        self.device = device
+        self.contamination = contamination
+        self.method = method
+        self.layer = layer
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.image_shape = image_shape
+        self.pixel_range = pixel_range
+        self.validation_fraction = validation_fraction
+        self.store = store
+        self.progress = progress
+
+    def fit(self, X: Any, y: object = None, *, validation: Any = None) -> D2UE:
+        """Train the ensemble on normal images and set the threshold by held-out ones.
+
+        Args:
+            X: normal images, as the class says; a folder must hold normal images only, or be in
+                the published layout (its train/0 is taken).
+            y: not looked at; there because scikit-learn's tools pass it.
+            validation: normal images to set the threshold by, for example of other patients; then
+                all of X is trained on. None holds out `validation_fraction` of X at random.
+
+        Returns:
+            The detector itself.
+
+        Raises:
+            InputError: if a setting or an image is not usable, or there are too few images.
+            DivergedError: if the loss stops being finite.
+        """
+        config = self._config()
+        self._check_method(self.method, config.n_learners)
+        check_contamination(self.contamination)
+        resolve_device(self.device)
+        images, how = self._first_look(X)
+        if validation is None:
+            index = hold_out(len(images), self.validation_fraction, config.seed, config.batch_size)
+            held_out, images = images[index], np.delete(images, index, 0)
+        else:
+            index = np.empty(0, np.int64)
+            held_out = self._read(validation, how, config.image_size)
+            refuse_shared(images, held_out)
+        train = _image_set(images)
+        check_images(config, train)
+        ensemble = train_ensemble(
+            config,
+            train,
+            device=self.device,
+            progress=self.progress,
+            store=None if self.store is None else Store(self.store),
+        )
+        threshold = measure(ensemble, _image_set(held_out), self.contamination)
+        self.ensemble_, self.reading_, self.validation_index_ = ensemble, how, index
+        return self._set(threshold, self.method)
+
+    def anomaly_score(self, X: Any) -> np.ndarray:
+        """How abnormal each image is.
+
+        Args:
+            X: images, as the class says; a folder in the published layout gives its test images.
+
+        Returns:
+            float64 (n,), >= 0, **higher = more abnormal**; the mean of the image's anomaly map.
+
+        Raises:
+            InputError: if an image is not usable.
+            NotFittedError: before `fit`.
+        """
+        images = self._images(X)
+        return image_scores(self.ensemble_, images, self.method_, progress=self.progress)
+
+    def anomaly_map(self, X: Any) -> np.ndarray:
+        """Where each image is abnormal.
+
+        Args:
+            X: images, as for `anomaly_score`.
+
+        Returns:
+            float32 (n, 1, image_size, image_size), >= 0, higher = more abnormal. Its scale is that
+            of the score: compare maps with maps, not with a fixed value.
+
+        Raises:
+            InputError: if an image is not usable.
+            NotFittedError: before `fit`.
+        """
+        images = self._images(X)
+        return score_maps(self.ensemble_, images, self.method_, progress=self.progress)
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """How normal each image is: -`anomaly_score`, as scikit-learn has it.
+
+        Returns:
+            float64 (n,), <= 0, **higher = more normal**. Args and Raises as for `anomaly_score`.
+        """
+        return -self.anomaly_score(X)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """How far each image is on the normal side of the threshold.
+
+        Returns:
+            float64 (n,), score_samples - offset_: negative = abnormal, higher = more normal. Args
+            and Raises as for `anomaly_score`.
+        """
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Which images are abnormal.
+
+        Returns:
+            int64 (n,): +1 = normal (inlier), -1 = abnormal (outlier): score above `threshold_`.
+            Args and Raises as for `anomaly_score`.
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def recalibrate(self, contamination: float | None = None, method: str | None = None) -> D2UE:
+        """Set another threshold or score from the same held-out images; nothing is trained.
+
+        Args:
+            contamination: share of normal images that may be called abnormal; None = as it is.
+            method: score method; None = as it is.
+
+        Returns:
+            The detector itself, its parameters set to these.
+
+        Raises:
+            InputError: if a value is not usable; the detector is as before then.
+            NotFittedError: before `fit`.
+        """
+        check_is_fitted(self)
+        contamination = self.validation_.contamination if contamination is None else contamination
+        method = self.method_ if method is None else method
+        self._check_method(method, len(self.ensemble_))
+        threshold = Threshold(self.validation_.scores, contamination)
+        self.contamination, self.method = contamination, method
+        return self._set(threshold, method)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the detector into a folder: weights as safetensors, all else as JSON.
+
+        Args:
+            folder: new, empty, or holding a saved detector, which is replaced. Stopped at any
+                moment, it holds the old detector or the new one, whole.
+
+        Raises:
+            InputError: if the folder holds anything else or cannot be written to.
+            NotFittedError: before `fit`.
+        """
+        check_is_fitted(self)
+        record = Record(self.method_, self.validation_, self.reading_, self.validation_fraction)
+        saved.save(folder, self.ensemble_, record)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], device: str = "auto") -> D2UE:
+        """Read a detector; nothing is unpickled and every file is checked against its hash.
+
+        Args:
+            folder: written by `save`, or by `d2ue fit` with `--contamination`.
+            device: as for the class.
+
+        Raises:
+            InputError: if there is no detector, or a file does not hold what was written.
+        """
+        resolved = str(resolve_device(device))
+        ensemble, record = saved.load(folder, resolved)
+        c, how = ensemble.config, record.reading
+        detector = cls(
+            backbone=c.backbone,
+            n_learners=c.n_learners,
+            similarity=c.similarity,
+            repulsion_weight=c.repulsion_weight,
+            epochs=c.epochs,
+            image_size=c.image_size,
+            random_state=c.seed,
+            device=device,
+            contamination=record.threshold.contamination,
+            method=record.method,
+            layer=c.layer,
+            batch_size=c.batch_size,
+            learning_rate=c.learning_rate,
+            image_shape=how.image_shape,
+            pixel_range=(how.low, how.high) if how.given else None,
+            validation_fraction=record.validation_fraction,
+        )
+        detector.ensemble_, detector.reading_ = ensemble, how
+        detector.validation_index_ = np.empty(0, np.int64)
+        if how.n_features is not None:
+            detector.n_features_in_ = how.n_features
+        if how.feature_names is not None:
+            detector.feature_names_in_ = np.array(how.feature_names, dtype=object)
+        return detector._set(record.threshold, record.method, warn=False)
+
+    # ------------------------------------------------------------------ settings
+
+    def _config(self) -> TrainConfig:
+        """The settings of training; refuses what has no meaning."""
+        state = self.random_state
+        if state is None or isinstance(state, np.random.RandomState):
+            state = int(check_random_state(state).randint(np.iinfo(np.int32).max))
+        plain = {
+            name: value.item() if isinstance(value, np.generic) else value  # from a numpy grid
+            for name, value in self.get_params(deep=False).items()
+        }
+        names = ("backbone", "n_learners", "similarity", "repulsion_weight", "epochs", "image_size")
+        names += ("layer", "batch_size", "learning_rate")
+        seed = state.item() if isinstance(state, np.integer) else state
+        return TrainConfig(seed=seed, **{name: plain[name] for name in names})
+
+    @staticmethod
+    def _check_method(method: str, n_learners: int) -> None:
+        ScoreConfig(method)
+        if method not in methods_of(n_learners):
+            raise InputError(
+                f"The score {method!r} is a disagreement and needs at least two learners: train "
+                "more, or take method='ensemble'."
+            )
+
+    def _set(self, threshold: Threshold, method: str, *, warn: bool = True) -> D2UE:
+        self.validation_, self.method_ = threshold, method
+        self.threshold_ = threshold.value(method)
+        self.offset_ = -self.threshold_
+        if warn and threshold.shortfall:
+            warnings.warn(threshold.shortfall, UserWarning, stacklevel=3)
+        return self
+
+    # ------------------------------------------------------------------ images
+
+    def _first_look(self, X: Any) -> tuple[np.ndarray, Reading]:
+        """The images of `fit`, and how all later ones will be read."""
+        how = Reading.stated(self.pixel_range, self.image_shape)
+        for name in ("n_features_in_", "feature_names_in_"):  # of an earlier fit
+            if hasattr(self, name):
+                delattr(self, name)
+        if (paths := as_paths(X)) is not None:
+            if isinstance(paths, str | os.PathLike) and not os.path.isfile(paths):
+                train = load_folder(paths, self.image_size, progress=self.progress).train
+            else:
+                train = load_images(paths, self.image_size, progress=self.progress)
+            return train.images, how
+        values = self._numbers(X, how, reset=True)
+        names = getattr(self, "feature_names_in_", None)
+        how = replace(
+            how.learn(values),
+            n_features=getattr(self, "n_features_in_", None),
+            feature_names=None if names is None else tuple(names.tolist()),
+        )
+        return how.to_images(values, self.image_size), how
+
+    def _images(self, X: Any) -> np.ndarray:
+        """Images to score, uint8 (n, 1, size, size), read as was fixed at `fit`."""
+        check_is_fitted(self)
+        self.ensemble_.to(self.device)
+        return self._read(X, self.reading_, self.ensemble_.config.image_size)
+
+    def _read(self, X: Any, how: Reading, image_size: int) -> np.ndarray:
+        if (paths := as_paths(X)) is not None:
+            how.check_kind(True, "image files")
+            return load_images(paths, image_size, progress=self.progress).images
+        values = self._numbers(X, how, reset=False)
+        how.check_kind(values.dtype == np.uint8, f"an array of {values.dtype}")
+        return how.to_images(values, image_size)
+
+    def _numbers(self, X: Any, how: Reading, *, reset: bool) -> np.ndarray:
+        """An array or a table as finite numbers, (n, h, w) or, in colour, (n, h, w, 3)."""
+        if not hasattr(X, "ndim"):
+            try:
+                X = np.asarray(X)
+            except (TypeError, ValueError) as error:
+                raise InputError(
+                    "The images in a list must be of one shape: give arrays of equal size, or "
+                    "a list of image files."
+                ) from error
+        if X.ndim > 2:
+            return as_stack(np.asarray(X))
+        if X.ndim == 2 and not reset and how.n_features is None and how.image_shape is None:
+            raise InputError(
+                f"The detector was fitted on images and is given a table of shape {X.shape}: give "
+                "a single image as image[None], or fit with image_shape=(height, width)."
+            )
+        try:
+            values = validate_data(self, X, reset=reset, ensure_all_finite=False)
+        except (TypeError, ValueError) as error:  # scikit-learn's sentences, on one line
+            kind = _TypeInputError if isinstance(error, TypeError) else InputError
+            raise kind(" ".join(str(error).split())) from error
+        check_finite(values)
+        return as_pictures(values, how.image_shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and joblib: the learners travel on the CPU, so that any machine can read."""
+        state = dict(super().__getstate__())
+        ensemble = state.get("ensemble_")
+        if ensemble is not None and ensemble.device.type != "cpu":
+            state["ensemble_"] = copy.deepcopy(ensemble).to("cpu")
+        return state
+
+
+class _TypeInputError(InputError, TypeError):
+    """A table of things that are not numbers: scikit-learn's tools expect a TypeError."""
+
+
+def _image_set(images: np.ndarray) -> ImageSet:
+    return ImageSet(images, tuple(map(str, range(len(images)))))

@@ -1,0 +1,375 @@
+"""The estimator: it is the ensemble underneath, and scikit-learn's tools can use it for real."""
+
+import json
+import pickle
+import subprocess
+import sys
+import warnings
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, PredefinedSplit
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import check_estimator
+
+from d2ue import D2UE, ImageSet, TrainConfig, image_scores, score_maps, train_ensemble
+from d2ue.threshold import hold_out, threshold
+
+SIZE = 16
+SETTINGS = {"image_size": SIZE, "epochs": 1, "batch_size": 8, "n_learners": 2, "device": "cpu"}
+
+#: What scikit-learn expects of a detector and this one does otherwise, with the reason.
+EXPECTED_FAILURES = {
+    "check_outliers_train": "contamination is a share of held-out normal images, not of those "
+    "trained on, so that the number of training images called abnormal is not fixed by it",
+    "check_outliers_fit_predict": "the same",
+    "check_methods_subset_invariance": "networks round differently in batches of other sizes; an "
+    "image whose score is the threshold itself, as one held-out image's is, falls on either side",
+}
+
+
+def detector(**changes):
+    return D2UE(**{**SETTINGS, **changes})
+
+
+@pytest.fixture(autouse=True)
+def few_held_out_are_no_news():
+    """Tests hold out a handful of images; the warning that this is few has a test of its own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Only .* normal images are held out")
+        yield
+
+
+@pytest.fixture(scope="module")
+def images(draw_images):
+    return draw_images(30)
+
+
+@pytest.fixture(scope="module")
+def new(draw_images):
+    return draw_images(12, seed=1)
+
+
+@pytest.fixture(scope="module")
+def fitted(images):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return detector(validation_fraction=0.3, contamination=0.2).fit(images)
+
+
+# --- scikit-learn's own checks ---
+
+
+def test_check_estimator():
+    assert len(EXPECTED_FAILURES) <= 5
+    results = check_estimator(
+        detector(), expected_failed_checks=EXPECTED_FAILURES, on_fail=None, on_skip=None
+    )
+    failed = {r["check_name"]: repr(r["exception"]) for r in results if r["status"] == "failed"}
+    assert failed == {}
+    assert len(results) > 40
+
+
+# --- it is the ensemble underneath ---
+
+
+def test_it_is_train_ensemble_and_image_scores(fitted, images, new, equal_tensors):
+    index = hold_out(30, 0.3, 0)
+    assert len(index) == 9 and np.array_equal(fitted.validation_index_, index)
+    config = TrainConfig(backbone="aeu", image_size=SIZE, epochs=1, batch_size=8, n_learners=2)
+    kept = np.delete(images, index, 0)
+    ensemble = train_ensemble(config, ImageSet(kept, tuple("abcdefghijklmnopqrstu")), device="cpu")
+    equal_tensors(ensemble, fitted.ensemble_)
+    scores = image_scores(ensemble, new, "dual")
+    assert np.array_equal(fitted.anomaly_score(new), scores)
+    assert np.array_equal(fitted.anomaly_map(new), score_maps(ensemble, new, "dual"))
+    value = threshold(image_scores(ensemble, images[index], "dual"), 0.2)
+    assert fitted.threshold_ == value
+    assert np.array_equal(fitted.predict(new), np.where(scores > value, -1, 1))
+
+
+def test_names_and_signs(fitted, new):
+    scores = fitted.anomaly_score(new)
+    assert scores.dtype == np.float64 and scores.shape == (12,) and (scores >= 0).all()
+    assert np.array_equal(fitted.score_samples(new), -scores)
+    assert np.array_equal(fitted.decision_function(new), fitted.threshold_ - scores)
+    assert fitted.offset_ == -fitted.threshold_
+    maps = fitted.anomaly_map(new)
+    assert maps.dtype == np.float32 and maps.shape == (12, 1, SIZE, SIZE) and (maps >= 0).all()
+    np.testing.assert_allclose(maps.astype(np.float64).mean((1, 2, 3)), scores, rtol=1e-12)
+    assert set(fitted.predict(new)) <= {-1, 1}
+
+
+def test_of_the_held_out_images_as_many_as_allowed_are_called_abnormal(fitted, images):
+    # 9 held out, 0.2 * (9 + 1) = 2: one of them lies above the threshold, and one is it.
+    held_out = fitted.validation_.scores["dual"]
+    assert (held_out > fitted.threshold_).sum() == 1 and fitted.threshold_ in held_out
+    again = fitted.anomaly_score(images[fitted.validation_index_])
+    np.testing.assert_allclose(again, held_out, rtol=1e-5)
+
+
+def test_other_seeds_and_settings_reach_the_ensemble(images, fitted):
+    other = detector(random_state=1).fit(images)
+    assert other.ensemble_.config.seed == 1
+    assert not np.array_equal(other.validation_index_, detector().fit(images).validation_index_)
+    chosen = {
+        "backbone": "memae",
+        "similarity": "cosine",
+        "repulsion_weight": 0.5,
+        "layer": "en1",
+        "learning_rate": 0.01,
+        "n_learners": 3,
+        "epochs": 2,
+    }
+    config = detector(**chosen).fit(images).ensemble_.config
+    assert {name: getattr(config, name) for name in chosen} == chosen
+    drawn = [detector(random_state=np.random.RandomState(7)).fit(images) for _ in range(2)]
+    assert drawn[0].ensemble_.config.seed == drawn[1].ensemble_.config.seed
+    numpy_values = detector(epochs=np.int64(1), repulsion_weight=np.float64(1), random_state=0)
+    assert numpy_values.fit(images).ensemble_.config == detector().fit(images).ensemble_.config
+
+
+def test_one_learner_is_scored_by_its_error(images, new, refused):
+    with refused("two learners"):
+        detector(n_learners=1).fit(images)
+    alone = detector(n_learners=1, method="ensemble").fit(images)
+    assert np.array_equal(alone.anomaly_score(new), image_scores(alone.ensemble_, new, "ensemble"))
+    with refused("two learners"):
+        alone.recalibrate(method="dual")
+
+
+def test_held_out_images_of_ones_own(images, new, refused):
+    own = detector(contamination=0.2).fit(images, validation=new)
+    assert own.validation_.k == 12 and len(own.validation_index_) == 0
+    assert np.array_equal(own.validation_.scores["dual"], own.anomaly_score(new))
+    whole = ImageSet(images, tuple(map(str, range(30))))
+    assert own.ensemble_.fingerprint == whole.fingerprint
+    with refused("also among those to train on"):
+        detector().fit(images, validation=images[:3])
+
+
+def test_recalibrating_trains_nothing(images, new, fitted, refused):
+    copied = pickle.loads(pickle.dumps(fitted))
+    network = copied.ensemble_.network
+    assert copied.recalibrate(contamination=0.5, method="output") is copied
+    assert copied.ensemble_.network is network
+    assert copied.get_params()["contamination"] == 0.5 and copied.method_ == "output"
+    fresh = detector(validation_fraction=0.3, contamination=0.5, method="output").fit(images)
+    assert copied.threshold_ == fresh.threshold_
+    assert np.array_equal(copied.anomaly_score(new), fresh.anomaly_score(new))
+    with refused("contamination"):
+        copied.recalibrate(contamination=0.9)
+    assert copied.contamination == 0.5
+
+
+def test_too_few_held_out_images_warn(images):
+    with pytest.warns(UserWarning, match="Only 3 normal images are held out.*at least 19"):
+        detector().fit(images)
+
+
+def test_a_store_trains_nothing_twice(images, tmp_path):
+    first = detector(store=tmp_path).fit(images)
+    before = sorted(p.name for p in (tmp_path / "learners").iterdir())
+    second = detector(store=tmp_path, contamination=0.3, method="output").fit(images)
+    assert sorted(p.name for p in (tmp_path / "learners").iterdir()) == before
+    journal = (tmp_path / "journal.txt").read_text()
+    assert journal.count("trained") == 2
+    assert second.ensemble_.fingerprint == first.ensemble_.fingerprint
+
+
+# --- images in every form ---
+
+
+def test_every_form_of_the_same_images_scores_the_same(fitted, new, tmp_path, draw_images):
+    wanted = fitted.anomaly_score(new)
+    for i, image in enumerate(new):
+        Image.fromarray(image[0]).save(tmp_path / f"{i:02}.png")
+    paths = sorted(tmp_path.iterdir())
+    forms = (new[:, 0], list(new[:, 0]), tmp_path, paths, [str(p) for p in paths], np.array(paths))
+    for form in (*forms, np.repeat(new[:, 0, :, :, None], 3, -1), torch.from_numpy(new)):
+        assert np.array_equal(fitted.anomaly_score(form), wanted)
+    one = fitted.anomaly_score(str(paths[0]))
+    np.testing.assert_allclose(one, wanted[:1], rtol=1e-5)
+    large = np.kron(new, np.ones((1, 1, 2, 2), np.uint8))  # halved by Pillow's filter, not exactly
+    assert np.corrcoef(fitted.anomaly_score(large), wanted)[0, 1] > 0.5
+
+
+def test_a_folder_is_fitted_as_an_array_is(images, new, tmp_path):
+    for i, image in enumerate(images):
+        Image.fromarray(image[0]).save(tmp_path / f"{i:02}.png")
+    of_array = detector().fit(images).anomaly_score(new)
+    assert np.array_equal(detector().fit(tmp_path).anomaly_score(new), of_array)
+    assert np.array_equal(detector().fit(sorted(tmp_path.iterdir())).anomaly_score(new), of_array)
+
+
+def test_flat_images_with_their_shape_are_the_images(images, new):
+    square = detector().fit(images)
+    flat = detector(image_shape=(SIZE, SIZE)).fit(images.reshape(30, -1))
+    assert flat.n_features_in_ == SIZE * SIZE
+    wanted = square.anomaly_score(new)
+    assert np.array_equal(flat.anomaly_score(new.reshape(12, -1)), wanted)
+    assert np.array_equal(flat.anomaly_score(new), wanted)
+    # 256 values fill a square of 16 x 16, so here the shape need not be said.
+    assert np.array_equal(
+        detector().fit(images.reshape(30, -1)).anomaly_score(new.reshape(12, -1)), wanted
+    )
+
+
+def test_values_keep_the_scale_of_fit(images, new):
+    scaled = images / 1000 - 3  # any scale
+    range_of_fit = (float(scaled.min()), float(scaled.max()))
+    learnt = detector().fit(scaled)
+    assert (learnt.reading_.low, learnt.reading_.high) == range_of_fit
+    # A darker image is a darker image, however it compares with others of its array.
+    alone, among = learnt.anomaly_score(scaled[:1] * 1.0001), learnt.anomaly_score(scaled * 1.0001)
+    np.testing.assert_allclose(alone, among[:1], rtol=1e-5)
+    stated = detector(pixel_range=(0.0, 1.0)).fit(images / 255)
+    assert np.array_equal(
+        stated.anomaly_score(new / 255), detector().fit(images).anomaly_score(new)
+    )
+
+
+def test_wrong_images_are_refused(fitted, images, new, refused, tmp_path):
+    broken = new / 255
+    broken[3, 0, 2, 2] = np.nan
+    with refused("Image 3", "NaN"):
+        detector().fit(broken)
+    with refused("8-bit images"):
+        fitted.predict(new / 255)
+    with refused("values from 0 to 1"):
+        detector().fit(images / 255).predict(new)
+    with refused("image[None]"):
+        fitted.predict(new[0, 0])
+    with refused("one shape"):
+        fitted.predict([new[0, 0], new[1, 0, :8]])
+    with refused("(n, h, w)"):
+        fitted.predict(np.zeros((2, 2, 8, 8), np.uint8))
+    with refused("does not exist"):
+        fitted.predict(tmp_path / "nowhere")
+    with refused("does not exist"):
+        detector().fit(tmp_path / "nowhere")
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with refused("a.png"):
+        fitted.predict([tmp_path / "a.png"])
+    with refused("batch of 8"):
+        detector().fit(images[:8])
+    with pytest.warns(UserWarning, match="on the same scale"):
+        detector(pixel_range=(0, 1)).fit(images / 255).predict(new.astype(float))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "about"),
+    [
+        ("backbone", "vae", "backbone"),
+        ("n_learners", 0, "n_learners"),
+        ("similarity", "cka2", "similarity"),
+        ("repulsion_weight", -1, "repulsion_weight"),
+        ("epochs", 0, "epochs"),
+        ("epochs", "many", "epochs"),
+        ("image_size", 63, "image_size"),
+        ("image_size", [64], "image_size"),
+        ("random_state", -1, "seed"),
+        ("device", "abacus", "abacus"),
+        ("contamination", 0.6, "contamination"),
+        ("method", "vote", "method"),
+        ("method", "input2", "method"),
+        ("layer", "z2", "layer"),
+        ("batch_size", 1, "batch_size"),
+        ("learning_rate", -1.0, "learning_rate"),
+        ("image_shape", (0, 1), "image_shape"),
+        ("pixel_range", (1, 0), "black"),
+        ("validation_fraction", 1.0, "validation_fraction"),
+    ],
+)
+def test_wrong_settings_are_refused_when_fitted(images, refused, setting, value, about):
+    wrong = detector(**{setting: value})
+    assert wrong.get_params()[setting] == value
+    with refused(about):
+        wrong.fit(images)
+    assert not hasattr(wrong, "ensemble_")
+
+
+def test_nothing_is_scored_before_it_is_fitted(new):
+    for method in ("predict", "anomaly_map", "score_samples", "recalibrate"):
+        with pytest.raises(NotFittedError):
+            getattr(detector(), method)(*([] if method == "recalibrate" else [new]))
+    with pytest.raises(NotFittedError):
+        detector().save("nowhere")
+
+
+# --- scikit-learn's tools ---
+
+
+def test_clone_and_parameters(fitted):
+    cloned = clone(fitted)
+    assert cloned.get_params() == fitted.get_params() and not hasattr(cloned, "ensemble_")
+    assert "contamination=0.2" in repr(fitted)
+    changed = cloned.set_params(backbone="ae", image_size=32)
+    assert (changed.backbone, changed.image_size) == ("ae", 32)
+
+
+def test_in_a_pipeline(images, new):
+    def invert(x):
+        return 255 - x
+
+    piped = make_pipeline(FunctionTransformer(invert), detector()).fit(images)
+    bare = detector().fit(255 - images)
+    assert np.array_equal(piped.score_samples(new), bare.score_samples(255 - new))
+    assert np.array_equal(piped.predict(new), bare.predict(255 - new))
+
+
+def test_in_a_grid_search_in_two_processes(images, new):
+    """Trained on normal images, judged on labelled ones: +1 normal, -1 abnormal."""
+    every = np.concatenate([images, new, 255 - new])
+    y = np.repeat([1, 1, -1], [30, 12, 12])
+    folds = PredefinedSplit(np.repeat([-1, 0], [30, 24]))
+    search = GridSearchCV(
+        detector(),
+        {"method": ["ensemble", "dual"]},
+        scoring="roc_auc",
+        cv=folds,
+        refit=False,
+        n_jobs=2,
+    ).fit(every, y)
+    found = pd.DataFrame(search.cv_results_)
+    assert len(found) == 2 and found["mean_test_score"].between(0, 1).all()
+    for line in found.to_dict("records"):
+        alone = detector(**line["params"]).fit(images)
+        ranks = pd.Series(alone.decision_function(every[30:])).rank()
+        u = ranks[:12].sum() - 12 * 13 / 2
+        assert line["mean_test_score"] == pytest.approx(u / 144)
+
+
+def test_joblib_and_pickle_keep_every_bit(fitted, new, tmp_path):
+    joblib.dump(fitted, tmp_path / "detector.joblib")
+    for again in (joblib.load(tmp_path / "detector.joblib"), pickle.loads(pickle.dumps(fitted))):
+        assert np.array_equal(again.anomaly_map(new), fitted.anomaly_map(new))
+        assert again.threshold_ == fitted.threshold_ and again.get_params() == fitted.get_params()
+
+
+def test_named_columns_are_remembered(images):
+    table = pd.DataFrame(images.reshape(30, -1)).add_prefix("pixel ")
+    named = detector().fit(table)
+    assert named.feature_names_in_[0] == "pixel 0"
+    with pytest.raises(ValueError, match="feature names"):
+        named.predict(table.add_prefix("other "))
+
+
+def test_importing_d2ue_does_not_import_scikit_learn():
+    code = (
+        "import sys, json, d2ue; before = 'sklearn' in sys.modules;"
+        "d2ue.D2UE; print(json.dumps([before, 'sklearn' in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [False, True]
+    with pytest.raises(AttributeError, match="no attribute 'D3UE'"):
+        import d2ue
+
+        d2ue.D3UE  # noqa: B018
