@@ -1,4 +1,4 @@
-"""The commands `d2ue fit`, `score`, `reproduce`, `audit`, `datasets`, `download` and so on.
+"""The commands `d2ue fit`, `score`, `reproduce`, `audit`, `controls`, `datasets` and so on.
 
 Each command is a few calls of the module. Whatever is wrong with what was given ends in one
 sentence on standard error and exit code 2; Ctrl-C in exit code 130.
@@ -172,6 +172,14 @@ def reproduce(
         typer.Option(metavar="FILE", help="draw from an export; no images, nothing is trained"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="results; default: results/NAME")] = None,
+    clusters: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="tables of near duplicates that intervals and tests respect, one a data set, "
+            "separated by commas",
+        ),
+    ] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="say what would run and how long it takes")
     ] = False,
@@ -208,6 +216,10 @@ def reproduce(
         base=TrainConfig(epochs=epochs, batch_size=batch_size),
         n_train=n_train,
         n_test=n_test,
+        clusters=",".join(
+            str(Path(file.strip()).resolve()) if file.strip() else ""
+            for file in clusters.split(",")
+        ),
     )
     if backbones and name not in ("table2", "all"):
         raise InputError(f"--backbones is for table2; {name} has its own.")
@@ -299,6 +311,33 @@ def audit_folder(
             f"{target}: {about['left out']} images left out, {about['moved']} moved; give its path "
             "where a folder is asked for."
         )
+
+
+@app.command()
+def controls(
+    name: Annotated[str, typer.Argument(help="data set, as for reproduce --dataset")],
+    data: Annotated[str | None, typer.Option(metavar="FOLDER", help="where its images lie")] = None,
+    seeds: Annotated[str, typer.Option(help="how many, 5, or which, 1,2,7")] = "5",
+    store: Annotated[
+        Path, typer.Option(help="folder where learners are looked for and scores are kept")
+    ] = Path("results/store"),
+) -> None:
+    """Score the controls of a data set with what a store holds; nothing is trained.
+
+    Scores of the images alone and of untrained ensembles need no learner. A single learner's
+    gradient is scored where its learner is in the store; the others are named.
+    """
+    from d2ue.experiments import batch
+
+    settings = batch.Settings(name, "" if data is None else data, seeds=seeds)
+    report = batch.score_controls(settings, Store(store))
+    typer.echo(f"{store}: {len(report.done)} controls scored, {report.cached} were there.")
+    for task in report.skipped:
+        typer.echo(f"missing: {task}: its learner is not in {store}.")
+    for task, sentence in report.failed.items():
+        typer.echo(f"failed: {task}: {sentence}", err=True)
+    if report.failed:
+        raise D2UEError(f"{len(report.failed)} controls could not be scored.")
 
 
 @app.command("datasets")

@@ -405,7 +405,7 @@ def published_against_cleaned(frame: pd.DataFrame, title: str = "") -> Figure:
         right.set_xlabel("published - cleaned, points, 95 % interval")
         lines = list(zip(run["group"], run["row"], strict=True))
         left.set_yticks(run.index, [f"{group}  {row}" if group else row for group, row in lines])
-        left.invert_yaxis()
+        left.set_ylim(len(run) - 0.4, -0.6)
         for y in (i for i in range(1, len(lines)) if lines[i][0] != lines[i - 1][0]):
             for axis in (left, right):
                 axis.axhline(y - 0.5, color="0.8", linewidth=1)

@@ -14,7 +14,9 @@
 # %% [markdown]
 # # Table 2: what repulsion brings, and what dual-space uncertainty brings
 #
-# Five rows for each backbone: **Ens**, the error of the ensemble's mean reconstruction; **Unc**, the learners' disagreement (Eq. 5); **+RAR**, with learners that repel each other (Eq. 1-4); **+DSU**, disagreement of input gradient times error (Eq. 6); and both. Four rows of ours stand below them at no further cost: Ens with repulsion, and the input gradient alone, which is what DSU adds to the output space.
+# Five rows for each backbone: **Ens**, the error of the ensemble's mean reconstruction; **Unc**, the learners' disagreement (Eq. 5); **+RAR**, with learners that repel each other (Eq. 1-4); **+DSU**, disagreement of input gradient times error (Eq. 6); and both. Three rows of ours stand below them at no further cost: Ens with repulsion, and the input gradient alone, which is what DSU adds to the output space.
+#
+# Under them stand **controls**, scores that know nothing of the method ([`controls.py`](../d2ue/controls.py)): what the benchmark gives away without it. Six look at images alone or at initial weights; the gradient of a single learner (AE-Grad) is the method without an ensemble.
 #
 # The paper's Ens row repeats its Table 1, that is single learners; ours is of three.
 #
@@ -30,6 +32,7 @@ epochs: int = 250  # passes over the training images
 batch_size: int = 64  # images a step
 n_train: int = 0  # training images, drawn once; 0 for all
 n_test: int = 0  # test images likewise
+clusters: str = "../figures/brain-mri/audit/clusters.csv"  # near duplicates; empty if not known
 device: str = "auto"  # auto, cpu, cuda, mps
 jobs: int = 0  # processes side by side on a CPU; 0 for one a core
 out: str = "../results/table2"  # folder for the tables and pictures of this page
@@ -37,6 +40,7 @@ progress: bool = False  # progress bars; they clutter a page that is kept
 
 # %%
 import matplotlib.pyplot as plt
+import pandas as pd
 from IPython.display import Markdown, display
 
 from d2ue import TrainConfig, plotting
@@ -51,8 +55,11 @@ settings = ex.Settings(
     base=TrainConfig(epochs=epochs, batch_size=batch_size),
     n_train=n_train,
     n_test=n_test,
+    clusters=clusters,
 )
-cells, report = ex.obtain(["table2"], settings, jobs=jobs, device=device, progress=progress)
+cells, report = ex.obtain(
+    ["table2", "controls"], settings, jobs=jobs, device=device, progress=progress
+)
 
 # %% [markdown]
 # ## The table
@@ -61,28 +68,32 @@ cells, report = ex.obtain(["table2"], settings, jobs=jobs, device=device, progre
 #
 # An ensemble's AUC is that of *its own score*: the learners' disagreement (or the error of their mean) ranks the test images once, and that ranking has one AUC. It is not a mean over learners. Chance is 50.
 #
+# Controls of images alone have no seed, so n = 1 and no spread. Mean intensity and sharpness had no direction before anybody looked at labels; they are not turned round, and their distance from 50 says how well they tell the classes apart.
+#
 # On Brain MRI a third number stands beside the rows with repulsion: what the authors' released code gave when it was run once, with its own configuration and its own seed.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 table = ex.long_table(cells["table2"])
-display(Markdown(ex.markdown(ex.layout(table))))
-for line in ex.about(cells["table2"]):
+controls = ex.long_table(cells["controls"])
+both = pd.concat([table, controls], ignore_index=True)
+display(Markdown(ex.markdown(ex.layout(both))))
+for line in ex.about([*cells["table2"], *cells["controls"]]):
     print(line)
 
 # %% [markdown]
 # **Look for** the length of the row of dots: how far seeds of one and the same setting lie apart, against what the paper reads out of a difference between two rows.
 
 # %%
-figure = plotting.table_dots(table, f"Table 2: {settings}")
+figure = plotting.table_dots(both, f"Table 2 and controls: {settings}")
 plt.show()
 
 # %% [markdown]
 # ## What the paper says of it, tested
 #
-# Two plain sentences on the statistics. An interval says where the mean AUC would fall with other test images of the same kind (DeLong's variance, of placement values averaged over seeds) and, from five seeds on, with other seeds too; under five it is of images only and labelled so, a verdict then also asks that every seed points the same way, and with other seeds it may still turn out otherwise. Verdicts are of paired comparisons by seed and by image, corrected for the number of claims made of one table on one data set (Holm).
+# Two plain sentences on the statistics. An interval says where the mean AUC would fall with other test images of the same kind, near duplicates counted as one piece of evidence (DeLong's variance over clusters of them, after Obuchowski, of placement values averaged over seeds), and, from five seeds on, with other seeds too; under five it is of images only and labelled so, a verdict then also asks that every seed points the same way, and with other seeds it may still turn out otherwise. Verdicts are of paired comparisons by seed and by image, over the same clusters, corrected for the number of claims made of one table on one data set (Holm).
 #
-# Which images are of one patient is not known, so they count as independent here, and the intervals are narrower than they ought to be.
+# Which images are of one patient is not known beyond near duplicates, so the intervals are still narrower than they ought to be.
 
 # %%
 verdicts = ex.verdicts("table2", cells["table2"])
@@ -112,6 +123,18 @@ plt.show()
 # **Seen in the committed run**: repulsion costs reconstruction of normals, 15 % for AE and 10 % for MemAE, and keeps it within 5 % for AEU alone. It raises disagreement on anomalies for AE and MemAE, but on normals about as much: that it raises the first *more* than the second cannot be told for any backbone.
 
 # %% [markdown]
+# ## Against the controls
+#
+# Whether the whole method (Unc+RAR+DSU) beats what needs no method: every control that has a direction, by backbone, one family.
+
+# %%
+rivals = ex.verdicts("controls", [*cells["table2"], *cells["controls"]])
+display(Markdown(ex.markdown(ex.show_verdicts(rivals))))
+
+# %% [markdown]
+# SEEN_CONTROLS
+
+# %% [markdown]
 # ## Where our numbers and the paper's differ
 
 # %%
@@ -133,7 +156,13 @@ ex.save_tables(
     "12_table2",
     settings,
     report,
-    {"table2": table, "table2_verdicts": verdicts, "table2_central": central},
+    {
+        "table2": table,
+        "controls": controls,
+        "table2_verdicts": verdicts,
+        "table2_central": central,
+        "controls_verdicts": rivals,
+    },
     {"table2": figure, "table2_verdicts": claims_figure, "table2_central": central_figure},
 )
 

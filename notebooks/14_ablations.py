@@ -29,6 +29,7 @@ epochs: int = 250  # passes over the training images
 batch_size: int = 64  # images a step
 n_train: int = 0  # training images, drawn once; 0 for all
 n_test: int = 0  # test images likewise
+clusters: str = "../figures/brain-mri/audit/clusters.csv"  # near duplicates; empty if not known
 device: str = "auto"  # auto, cpu, cuda, mps
 jobs: int = 0  # processes side by side on a CPU; 0 for one a core
 out: str = "../results/ablations"  # folder for the tables and pictures of this page
@@ -49,6 +50,7 @@ settings = ex.Settings(
     base=TrainConfig(epochs=epochs, batch_size=batch_size),
     n_train=n_train,
     n_test=n_test,
+    clusters=clusters,
 )
 cells, report = ex.obtain(
     ["lambda", "layer", "learners"], settings, jobs=jobs, device=device, progress=progress
@@ -93,9 +95,9 @@ plt.show()
 # %% [markdown]
 # ## The paper's choices, tested
 #
-# Two plain sentences on the statistics. An interval says where the mean AUC would fall with other test images of the same kind (DeLong's variance, of placement values averaged over seeds) and, from five seeds on, with other seeds too; under five it is of images only and labelled so, a verdict then also asks that every seed points the same way, and with other seeds it may still turn out otherwise. Verdicts are of paired comparisons by seed and by image, corrected for the number of claims made of one table on one data set (Holm).
+# Two plain sentences on the statistics. An interval says where the mean AUC would fall with other test images of the same kind, near duplicates counted as one piece of evidence (DeLong's variance over clusters of them, after Obuchowski, of placement values averaged over seeds), and, from five seeds on, with other seeds too; under five it is of images only and labelled so, a verdict then also asks that every seed points the same way, and with other seeds it may still turn out otherwise. Verdicts are of paired comparisons by seed and by image, over the same clusters, corrected for the number of claims made of one table on one data set (Holm).
 #
-# Which images are of one patient is not known, so they count as independent here, and the intervals are narrower than they ought to be.
+# Which images are of one patient is not known beyond near duplicates, so the intervals are still narrower than they ought to be.
 
 # %%
 verdicts = {name: ex.verdicts(name, of) for name, of in cells.items()}

@@ -95,7 +95,9 @@ def write_split(
     """Write `cleaned_split` beside the published one; nothing that is there is changed.
 
     Args:
-        found, keep, seed: as for `cleaned_split`.
+        found: as for `cleaned_split`.
+        keep: likewise.
+        seed: likewise.
         path: file to write; default: data.cleaned.json or data.cleaned-random-SEED.json.
 
     Raises:

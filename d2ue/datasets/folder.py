@@ -68,9 +68,10 @@ def load_folder(
 
     Returns:
         The data set, named after the folder (and the split, see `listing_name`). `train`: images
-        (n, 1, image_size, image_size) uint8, labels all 0. `test`: the same with labels 0 and 1, normal images first; None for a plain
-        folder or a data.json without test images. Names are those of data.json, in its order, or
-        of the files, relative to the folder with "/", in natural order ("2.png" before "10.png").
+        (n, 1, image_size, image_size) uint8, labels all 0. `test`: the same with labels 0 and 1,
+        normal images first; None for a plain folder or a data.json without test images. Names are
+        those of data.json, in its order, or of the files, relative to the folder with "/", in
+        natural order ("2.png" before "10.png").
 
     Raises:
         InputError: if the folder, its data.json or any image is not usable; one sentence says

@@ -6,6 +6,11 @@ score of every image that is left: nothing is trained and no image is needed, an
 differ by the dropped images alone. How far a row moves is a paired difference, its interval a
 bootstrap that resamples clusters and computes both AUCs from the same draw.
 
+What a change does and does not say: dropped are the normal images most like the training images, so
+that those left are also the less usual ones. A fall says that the published AUC rests on near
+duplicates; it is no estimate of the AUC on new scans of the kind that was trained on, which would
+take other normal images, or training without the duplicates.
+
     cells, _ = obtain(["table2", "controls"], settings)
     clusters = read_clusters("figures/brain-mri/audit/clusters.csv")
     table = published_and_cleaned([*cells["table2"], *cells["controls"]], clusters)
@@ -229,7 +234,8 @@ def save_cleaned(
     head = (
         "AUC in percent: mean ± standard deviation over seeds (95 % interval over test images). "
         "The cleaned split drops the test images of which a near duplicate was trained on; the "
-        "learners are the same. Intervals and tests: "
+        "learners are the same, and the normal images left are also the less usual ones. Intervals "
+        "and tests: "
         + "; ".join(
             f"{split}, {run[f'independence_{split}'].iloc[0]}"
             for split in ("published", "cleaned")
