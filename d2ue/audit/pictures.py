@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from d2ue.audit import ALTERED, SAME, Audit, transform
 from d2ue.plotting import FONT, PALETTE
@@ -44,7 +45,7 @@ def distances(found: Audit) -> Figure:
         for own, title, colour, marker in (
             (open_ & ~two & ~abnormal, "both normal", PALETTE[0], "."),
             (open_ & abnormal, "both abnormal", PALETTE[1], "^"),
-            (open_ & two, "of two labels: no copies", PALETTE[3], "x"),
+            (open_ & two, "of two labels: no copies", "black", "x"),
         ):
             if own.any():
                 right.scatter(
@@ -58,6 +59,8 @@ def distances(found: Audit) -> Figure:
                 )
         right.plot([0.01, 0.1, 0.1], [1 - ALTERED[1]] * 2 + [0.001], "k--", label="altered: below")
         right.set(xscale="log", yscale="log", xlim=(0.1, 0.01), ylim=(0.003, 1.5))
+        right.set_xticks([0.1, 0.05, 0.02, 0.01], ["0.1", "0.05", "0.02", "0.01"])
+        right.xaxis.set_minor_formatter(NullFormatter())
         right.set(xlabel="1 - coarse correlation (more alike to the right)")
         right.set(ylabel="1 - fine correlation", title="Pairs that the coarse leaves open")
         right.legend(fontsize=10)

@@ -264,12 +264,8 @@ def _thumbnails(found: Audit, rows: Sequence[int]) -> list[str]:
 
 
 def _sharing(cluster: np.ndarray) -> int:
-    return int(
-        (
-            np.unique(cluster, return_counts=True)[1][np.unique(cluster, return_inverse=True)[1]]
-            > 1
-        ).sum()
-    )
+    """Images that share their cluster with another."""
+    return int(len(cluster) - (np.unique(cluster, return_counts=True)[1] == 1).sum())
 
 
 def _by_parts(found: Audit) -> dict[str, int]:
