@@ -51,6 +51,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 
 from d2ue import TrainConfig, load, localisation, plotting, score_maps, train_ensemble
 from d2ue import experiments as ex
@@ -69,15 +70,9 @@ print(f"{known.sum()} with a {'mask' if exact else 'box'}; median area {np.media
 # Learners that repel each other, trained one after another as in every lesson ([`training.py`](../d2ue/training.py), Eq. 1 and 4). If a `store` holds them already, nothing is trained.
 
 # %%
-config = TrainConfig(
-    backbone=backbone,
-    n_learners=learners,
-    epochs=epochs,
-    batch_size=batch_size,
-    repulsion_weight=repulsion_weight,
-    seed=seed,
-    image_size=test.image_size,
-)
+settings = dict(backbone=backbone, n_learners=learners, epochs=epochs, batch_size=batch_size)
+settings |= {"repulsion_weight": repulsion_weight, "seed": seed, "image_size": test.image_size}
+config = TrainConfig(**settings)
 kept = Store(store) if store else None
 ensemble = train_ensemble(config, train, device=device, progress=progress, store=kept)
 
@@ -93,7 +88,7 @@ ensemble = train_ensemble(config, train, device=device, progress=progress, store
 # An image's score is the mean of its map. **One colour scale a method**, from 0 to the value that 0.5 % of *all* test pixels exceed (those share the last colour), the same in the three figures below: so a dark map is a low map, and columns must not be compared by colour, since their units differ.
 
 # %%
-methods = ("ensemble", "output", "dual")
+methods, names = ("ensemble", "output", "dual"), ex.ROW_NAMES
 maps = {method: score_maps(ensemble, test.images, method) for method in methods}
 tops = {method: float(np.quantile(values, 0.995)) for method, values in maps.items()}
 means = ensemble.reconstruct(test.images).numpy().mean(0)
@@ -101,13 +96,11 @@ scores = maps["dual"].mean((1, 2, 3), dtype=np.float64)
 
 
 def show(which):
-    """Pictures of the images at these positions, and the numbers behind them."""
-    shown, short = test.select(which), {ex.ROW_NAMES[m]: maps[m] for m in methods}
+    shown, short = test.select(which), {names[m]: maps[m] for m in methods}
     table = localisation.per_image(test, which, scores, short)
     titles = [f"{row.label}\n{row.rank}" for row in table.itertuples()]
-    own = {method: values[which] for method, values in maps.items()}
-    truth = shown.masks, shown.boxes
-    return plotting.heat_maps(shown.images, means[which], own, titles, tops, *truth), table
+    own = [shown.images, means[which], {m: values[which] for m, values in maps.items()}]
+    return plotting.heat_maps(*own, titles, tops, shown.masks, shown.boxes), table
 
 
 # %% [markdown]
@@ -155,13 +148,8 @@ worst
 # %%
 for name, part in (("normal", ~abnormal), ("abnormal", abnormal)):
     grey, contrast = test.images[part].mean((1, 2, 3)), test.images[part].std((1, 2, 3))
-    values = [
-        np.corrcoef(scores[part].argsort().argsort(), x.argsort().argsort())[0, 1]
-        for x in (grey, contrast)
-    ]
-    print(
-        f"{name}: rank correlation of DSU with mean grey {values[0]:+.2f}, with contrast {values[1]:+.2f}"
-    )
+    found = [spearmanr(scores[part], values).statistic for values in (grey, contrast)]
+    print(f"{name}: rank correlation with grey {found[0]:+.2f}, with contrast {found[1]:+.2f}")
 
 # %% [markdown]
 # ## In numbers, against maps that know nothing
@@ -182,7 +170,6 @@ for name, part in (("normal", ~abnormal), ("abnormal", abnormal)):
 # %%
 everything = maps | localisation.controls(train, test)
 table = localisation.compare(everything, cover, exact, resamples=resamples)
-names = ex.ROW_NAMES
 localisation_figure = plotting.localisation(table, names, localisation.CONTROLS)
 plt.show()
 
@@ -201,11 +188,8 @@ print(*localisation.readings(table, "dual", names), sep="\n")
 # %%
 # NBVAL_CHECK_OUTPUT
 for path in sorted(Path("../figures/brain-mri/heat_maps").glob("*/localisation.csv")):
-    print(
-        path.parent.name.upper(),
-        *localisation.readings(pd.read_csv(path), "dual", names),
-        sep="\n  ",
-    )
+    seen = localisation.readings(pd.read_csv(path), "dual", names)
+    print(path.parent.name.upper(), *seen, sep="\n  ")
 
 # %% [markdown]
 # There the honest controls decide. For both backbones a blob in the middle, which is the same for every image, points at more tumours than DSU does, and holds more of its sum inside; plain brightness does too. Brightest pixels are inside more often with AEU's DSU than with brightness, not with AE's. In the pictures of that folder much of the light is at the skull. A good AUC over *images* is thus no sign that the map shows *where*.
@@ -222,7 +206,7 @@ parameters |= {"test_sha256": test.fingerprint, "known": int(known.sum()), "draw
 parameters |= {"resamples": resamples, "colour_scale_top": tops, "config": config.as_dict()}
 tables = {"localisation": table.set_index("measure"), "ranked": ranked, "drawn": drawn}
 figures = {"ranked": ranked_figure, "drawn": drawn_figure, "worst": worst_figure}
-figures |= {"localisation": localisation_figure}
+figures["localisation"] = localisation_figure
 _ = ex.save_results(out, parameters, tables | {"worst": worst}, figures)
 
 # %% [markdown]
