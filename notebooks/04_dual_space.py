@@ -16,7 +16,7 @@
 #
 # Learners may give the same output for a point that none of them has understood. Output-space uncertainty (Unc, Eq. 5) is then zero and the anomaly passes. The paper's Fig. 1c answers: at such a point the learners' *derivatives* still differ, and dual-space uncertainty (DSU, Eq. 6) looks at those.
 #
-# **You will learn** what DSU computes, on a regression small enough to see all of it; how often the effect of Fig. 1c is really there, in eleven seeds; which part of DSU does the work, the slopes or the error; what becomes of it on images; and how to ask fairly whether one score helps where another fails. It runs for about 20 seconds.
+# **You will learn** what DSU computes, on a regression small enough to see all of it; how often the effect of Fig. 1c is really there, in eleven seeds; which part of DSU does the work, the slopes or the error; what becomes of it on images; and how to ask fairly whether one score helps where another fails. It runs for less than a minute.
 #
 # The functions: [`toy.py`](../d2ue/toy.py) is the regression; [`uncertainty.py`](../d2ue/uncertainty.py) has Eq. 5 (`output_map`), Eq. 6 (`dual_map`) and what it consists of (`dual_terms`); [`evaluation.py`](../d2ue/evaluation.py) has `auc_among_lowest`.
 
@@ -190,7 +190,7 @@ print(quarter.round(0).astype(int).to_string())
 # %% [markdown]
 # **Seen**: every score is at its worst on its own selection, far under 50, and that is the selection, not the score. On the anomalies that Unc misses DSU does no better than Unc does on those that DSU misses, and Ens does better than either: on these phantoms DSU rescues nothing. One seed of barely trained learners decides nothing, though.
 #
-# The same from the scores kept of real images: Brain MRI, 600 normal and 150 of 600 abnormal test images, the paper's settings, three backbones, three seeds. **Look for**, left, whether DSU (red circle) lies further right than Ens (grey) on the anomalies that Unc misses; and whether it needs its error at all, that is whether it lies further right than the input gradient alone (blue).
+# The same from the scores kept of real images: Brain MRI, 600 normal and 150 of 600 abnormal test images, the paper's settings, three backbones, three seeds. **Look for**, left, whether DSU (orange circle) lies further right than Ens (grey) on the anomalies that Unc misses; and whether it needs its error at all, that is whether it lies further right than the input gradient alone (blue).
 
 # %%
 runs = among_lowest_by_run(read_records(results).values())
@@ -206,7 +206,7 @@ display(Markdown(ex.markdown(mirrored(runs))))
 #
 # **Seen**: here the paper's claim stands. On the anomalies that Unc misses, DSU does better than Unc on those that DSU misses in all 18 runs, and better than the third score Ens in 15 of 18 (in one, AE with repulsion, it is at chance). For AE and MemAE the mirror is a weak rival, since their Unc is near chance on all images anyway; with AEU, where both are good, DSU's lead is smaller and still there.
 #
-# And one thing that the paper does not say: the **input gradient alone** does at least as well as DSU on these images in 16 of 18 runs, by 6 to 13 points on average with AE and MemAE. On images it is the slopes that see what Unc misses, and multiplying them by the error costs something; in the toy it was the other way round. Two settings, two reasons: the crossing curves of Fig. 1c illustrate that DSU can help, not why it does.
+# And one thing that the paper does not say: the **input gradient alone** does at least as well as DSU on these images in 16 of 18 runs, by 7 to 13 points on average with AE and MemAE. On images it is the slopes that see what Unc misses, and multiplying them by the error costs something; in the toy it was the other way round. Two settings, two reasons: the crossing curves of Fig. 1c illustrate that DSU can help, not why it does.
 #
 # ## What this page does not show
 #

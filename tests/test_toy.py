@@ -17,7 +17,7 @@ def pair() -> toy.Learners:
 
 
 def lines(*coefficients: tuple[float, float]) -> toy.Learners:
-    """Learners that are (nearly) straight lines a + b x: tanh is linear in small arguments."""
+    """Learners that are straight lines a + b x: layers of one unit have no tanh."""
     tiny = 1e-4
     parts = [
         (torch.full((1, 1), tiny), torch.zeros(1, 1)),
@@ -27,7 +27,6 @@ def lines(*coefficients: tuple[float, float]) -> toy.Learners:
     weights = [t.double().expand(n, *t.shape).clone() for part in parts for t in part]
     slopes = torch.tensor([[[b / tiny]] for _, b in coefficients], dtype=torch.float64)
     offsets = torch.tensor([[[a]] for a, _ in coefficients], dtype=torch.float64)
-    # The last layer has one output, after which there is no tanh; nor has a layer of one unit.
     return toy.Learners((*weights, slopes, offsets), 0.1, 0)
 
 
