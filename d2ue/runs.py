@@ -17,6 +17,7 @@ A **run folder** is one ensemble that travels by itself:
                                               every file; written last, so it marks a whole run
     RUN/.unfinished/                          a store, while the ensemble is being trained
                                               (unless several runs share one elsewhere)
+    RUN/.lock                                 held by the process that trains it
 
 Files are written under a temporary name, flushed to disk and renamed; nothing is unpickled.
 """
@@ -68,6 +69,7 @@ LEARNER_FORMAT = "d2ue learner 1"
 STATE_FORMAT = "d2ue state 1"
 MANIFEST = "ensemble.json"
 UNFINISHED = ".unfinished"
+LOCK = ".lock"
 
 
 class Store:
@@ -283,6 +285,33 @@ def fit_run(
     """
     run = Path(folder)
     check_run_folder(run)
+    if ensemble := _finished(config, train, run):
+        return ensemble.to(device), True
+    check_images(config, train)
+    with writing(run):
+        (run / UNFINISHED).mkdir(parents=True, exist_ok=True)  # the mark of a run not yet whole
+        lock = FileLock(run / LOCK)
+        lock.acquire()
+    try:
+        # Whoever waited for another process finds the run whole, and its own store gone.
+        if ensemble := _finished(config, train, run):
+            return ensemble.to(device), True
+        learners = Store(run / UNFINISHED if store is None else store)
+        ensemble = train_ensemble(config, train, device=device, progress=progress, store=learners)
+        save_run(ensemble, run, data_name=data_name, n_train=len(train), scan=scan)
+        return ensemble, False
+    finally:
+        with contextlib.suppress(OSError):
+            (run / LOCK).unlink()
+        lock.release()
+
+
+def _finished(config: TrainConfig, train: ImageSet, run: Path) -> Ensemble | None:
+    """The ensemble of these settings and images, where the run folder is whole.
+
+    Raises:
+        InputError: if it holds another one, or is damaged.
+    """
     if (run / MANIFEST).exists():
         ensemble = load_run(run)
         if (
@@ -293,15 +322,12 @@ def fit_run(
                 f"{run} holds an ensemble of other settings or other images: "
                 "give --out a new folder, or remove this one."
             )
-        shutil.rmtree(run / UNFINISHED, ignore_errors=True)  # left by a kill in the last moment
-        return ensemble.to(device), True
-    check_images(config, train)
-    with writing(run):
-        (run / UNFINISHED).mkdir(parents=True, exist_ok=True)  # the mark of a run not yet whole
-    learners = Store(run / UNFINISHED if store is None else store)
-    ensemble = train_ensemble(config, train, device=device, progress=progress, store=learners)
-    save_run(ensemble, run, data_name=data_name, n_train=len(train), scan=scan)
-    return ensemble, False
+        # Left by a kill in the last moment.
+        shutil.rmtree(run / UNFINISHED, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (run / LOCK).unlink()
+        return ensemble
+    return None
 
 
 def check_run_folder(folder: str | os.PathLike[str]) -> None:

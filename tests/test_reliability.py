@@ -1,0 +1,541 @@
+"""What a run promises, line by line: the tests of each promise, and those found nowhere else.
+
+`PROMISES` is the index. The tests below it fill a disk, take a folder's permission to be written
+to, start processes at once, and look through the code for what must not be in it.
+"""
+
+import ast
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from PIL import Image
+
+import d2ue
+from d2ue import fit_run, load_run
+from d2ue.cli import main
+from d2ue.errors import InputError
+from d2ue.runs import Store
+from d2ue.training import train_ensemble
+
+HERE = Path(__file__).parent
+THOROUGH = settings.get_current_profile_name() == "fuzz"
+
+PROMISES = {
+    "1 nothing finished is lost, nothing half-done taken for finished": {
+        "a temporary name, flushed, renamed": (
+            "test_runs::test_text_is_written_whole_or_not_at_all",
+            "test_reliability::test_files_are_flushed_before_they_get_their_name",
+        ),
+        "the manifest with the SHA-256 of every file is written last": (
+            "test_runs::test_a_full_disk_leaves_no_manifest_and_nothing_temporary",
+            "test_runs::test_flipped_bits",
+            "test_reliability::test_the_manifest_is_written_last",
+        ),
+        "kill -9 at any moment, then the same command: the bit-identical ensemble": (
+            "test_runs::test_killed_anywhere_ends_bit_identically",
+            "test_batch::test_killed_before_and_after_every_rename",
+            "test_batch::test_killed_at_random_twenty_times",
+            "test_registry::test_killed_in_the_middle_of_the_download",
+            "test_registry::test_killed_in_the_middle_of_the_extraction",
+        ),
+        "it goes on from the last state": (
+            "test_runs::test_interrupted_anywhere_ends_bit_identically",
+            "test_runs::test_the_epochs_before_an_interruption_are_not_trained_again",
+            "test_training::test_going_on_from_a_state_gives_the_same_bits",
+            "test_cli::test_ctrl_c_ends_without_a_traceback_and_the_same_command_goes_on",
+        ),
+        "two processes asking for the same run: one trains, the other waits and reads": (
+            "test_reliability::test_two_commands_for_one_run",
+            "test_runs::test_processes_that_ask_at_once_train_each_learner_once",
+            "test_batch::test_two_batches_at_once_share_the_work",
+            "test_registry::test_two_at_once_fetch_one_archive",
+        ),
+    },
+    "2 a learner is named by its content": {
+        "all that acts changes the name, nothing else does": (
+            "test_training::test_a_name_changes_with_all_that_acts_and_with_nothing_else",
+            "test_training::test_names_are_stable",
+        ),
+        "its seniors' names are part of it": ("test_training::test_names_hold_the_seniors_names",),
+        "a stale result is never served": (
+            "test_runs::test_other_settings_or_images_are_refused",
+            "test_runs::test_learners_swapped_in_a_store_are_not_served",
+            "test_batch::test_one_setting_changed_reruns_what_depends_on_it",
+            "test_batch::test_other_images_rerun_everything_and_other_labels_only_the_scores",
+            "test_folder::test_an_image_replaced_behind_its_back_is_decoded_again",
+            "test_medical::test_the_window_is_part_of_the_cache",
+        ),
+        "learner 1 is the same for every lambda, metric and layer": (
+            "test_training::test_first_learners_do_not_know_of_lambda_metric_or_layer",
+        ),
+        "lambda = 0 and none are one": (
+            "test_training::test_lambda_zero_is_no_repulsion_bit_for_bit",
+            "test_training::test_equal_settings_have_equal_names",
+        ),
+        "an ensemble of 8 holds those of 2 to 7": (
+            "test_training::test_an_ensemble_of_three_holds_that_of_two",
+            "test_runs::test_seeds_lambdas_and_learners_share_a_store",
+        ),
+        "what steers speed alone is recorded, not part of the name": (
+            "test_reliability::test_device_and_threads_are_recorded_and_not_named",
+        ),
+    },
+    "3 bad input is refused with one sentence": {
+        "missing folder": ("test_folder::test_missing_folder_and_the_like",),
+        "broken or empty image": (
+            "test_folder::test_truncated",
+            "test_folder::test_empty_file",
+            "test_fuzz::test_fuzz_pictures",
+            "test_fuzz::test_fuzz_scans",
+        ),
+        "wrong channels": (
+            "test_folder::test_more_than_8_bits_is_refused",
+            "test_medical::test_what_is_refused",
+            "test_reliability::test_arrays_of_other_channels",
+        ),
+        "a name in data.json that is not there": (
+            "test_folder::test_absent_files_are_named_and_counted",
+        ),
+        "a train image that is also a test image; one class only": (
+            "test_folder::test_lists_that_contradict_each_other",
+            "test_medical::test_slices_in_data_json",
+            "test_results::test_one_class_alone_cannot_be_judged",
+        ),
+        "fewer images than one batch": (
+            "test_training::test_exactly_one_batch_is_enough_and_one_image_less_is_not",
+        ),
+        "NaN in images": (
+            "test_medical::test_what_is_refused",
+            "test_reliability::test_arrays_of_other_channels",
+        ),
+        "NaN in the loss": (
+            "test_training::test_a_hopeless_learning_rate_is_told_in_a_sentence",
+            "test_training::test_weights_that_are_lost_in_the_last_step_are_noticed",
+        ),
+        "unknown option": (
+            "test_cli::test_unknown_option_values_are_refused_and_nothing_is_written",
+            "test_config::test_meaningless_values_are_refused_by_name",
+            "test_fuzz::test_fuzz_settings",
+            "test_fuzz::test_fuzz_command_lines",
+        ),
+        "truncated or foreign checkpoint": (
+            "test_runs::test_truncated_files",
+            "test_runs::test_foreign_weights_with_the_right_hash",
+            "test_runs::test_damaged_states",
+            "test_fuzz::test_fuzz_runs",
+            "test_fuzz::test_fuzz_learners",
+            "test_fuzz::test_fuzz_states",
+        ),
+        "full disk": (
+            "test_reliability::test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space",
+            "test_reliability::test_scores_on_a_full_disk_leave_those_that_were_there",
+        ),
+        "read-only folder": ("test_reliability::test_a_read_only_folder",),
+        "never a silent skip": (
+            "test_folder::test_the_first_bad_file_in_order_is_the_one_named",
+            "test_fuzz::test_fuzz_data_json",
+        ),
+        "what was there before stays": (
+            "test_cli::test_a_damaged_or_foreign_run_is_refused_and_old_scores_stay",
+            "test_runs::test_folders_with_other_content_are_left_as_they_are",
+            "test_registry::test_what_has_the_name_stays",
+        ),
+        "a folder of 50,000 images": ("test_reliability::test_memory_grows_by_5_kib_an_image",),
+    },
+    "4 nothing is unpickled": {
+        "weights are safetensors": (
+            "test_runs::test_nothing_is_unpickled",
+            "test_reliability::test_the_code_has_nothing_that_unpickles",
+        ),
+        "archives are checked against their hash before they are opened": (
+            "test_registry::test_a_wrong_checksum_is_not_opened",
+            "test_results::test_crafted_exports_are_refused_and_nothing_is_written",
+            "test_fuzz::test_fuzz_exports",
+        ),
+        'extracted with filter="data"': (
+            "test_registry::test_archives_with_what_no_archive_of_images_holds",
+            "test_reliability::test_the_code_has_nothing_that_unpickles",
+            "test_fuzz::test_fuzz_downloads",
+        ),
+    },
+    "5 seeds": {
+        "the same seed gives the same bits, whatever ran before": (
+            "test_training::test_same_seed_same_bits_whatever_ran_before",
+            "test_batch::test_processes_side_by_side_give_the_same_bits",
+        ),
+        "threads are recorded, and restored where a training goes on": (
+            "test_reliability::test_a_training_goes_on_with_the_threads_it_began_with",
+        ),
+        "other replica counts agree to rounding": (
+            "test_training::test_three_replicas_are_three_single_runs",
+            "test_training::test_many_ensembles_are_the_single_ones",
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("line", PROMISES)
+def test_every_promise_has_its_tests(line):
+    """The tests that the index names exist, under these names, and are not switched off."""
+    for promise, names in PROMISES[line].items():
+        assert names, promise
+        for name in names:
+            file, function = name.split("::")
+            tree = ast.parse((HERE / f"{file}.py").read_text(encoding="utf-8"))
+            found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function]
+            assert len(found) == 1, f"{name}, which is to hold: {promise}"
+            marks = [ast.unparse(mark) for mark in found[0].decorator_list]
+            assert not any(m.startswith(("pytest.mark.skip(", "pytest.mark.xfail")) for m in marks)
+
+
+# --- 1 ---
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What makes something last on disk, in its order: ("flush", "") or ("name", the name)."""
+    found, flush, name = [], os.fsync, os.replace
+
+    def flushed(handle):
+        found.append(("flush", ""))
+        flush(handle)
+
+    def named(source, target):
+        found.append(("name", Path(target).name))
+        name(source, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", named)
+    return found
+
+
+def test_files_are_flushed_before_they_get_their_name(tmp_path, tiny, draw_set, calls):
+    fit_run(tiny(), draw_set(16), tmp_path / "run", progress=False, device="cpu")
+    places = [i for i, (kind, _) in enumerate(calls) if kind == "name"]
+    assert len(places) >= 8  # two learners with their settings, then the run's four files
+    assert all(calls[i - 1][0] == "flush" for i in places)
+
+
+def test_the_manifest_is_written_last(tmp_path, tiny, draw_set, calls):
+    run = tmp_path / "run"
+    fit_run(tiny(), draw_set(16), run, progress=False, device="cpu")
+    names = [name for kind, name in calls if kind == "name"]
+    assert names[-1] == "ensemble.json" and names.count("ensemble.json") == 1
+    learner = names.index("learner.json")
+    assert names[learner - 1] == "weights.safetensors"
+    files = json.loads((run / "ensemble.json").read_text())["files"]
+    assert {*files, "ensemble.json"} == set(os.listdir(run))
+
+
+PROGRAM = """
+import sys, time
+import numpy as np, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from d2ue import ImageSet, TrainConfig, fit_run
+from d2ue.runs import Store
+
+base = Path(sys.argv[1])
+images = np.load(base / "images.npy")
+keep = Store.put
+
+def put(self, name, settings, learner):
+    with open(base / "trained", "a") as file:
+        file.write(name + "\\n")
+    keep(self, name, settings, learner)
+
+Store.put = put
+(base / f"here {sys.argv[2]}").touch()
+while not all((base / f"here {k}").exists() for k in "ab"):
+    pass  # so that both ask at once
+config = TrainConfig(image_size=16, batch_size=8, epochs=4, n_learners=2)
+train = ImageSet(images, tuple(map(str, range(len(images)))))
+print(fit_run(config, train, base / "run", progress=False, device="cpu")[1])
+"""
+
+
+def test_two_commands_for_one_run(tmp_path, draw_images):
+    """One trains each learner, the other waits and reads; neither leaves anything."""
+    np.save(tmp_path / "images.npy", draw_images(16))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(tmp_path), which],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for which in "ab"
+    ]
+    said = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert sorted(out.strip() for out, _ in said) == ["False", "True"]
+    names = (tmp_path / "trained").read_text().split()
+    assert len(names) == len(set(names)) == 2
+    assert len(load_run(tmp_path / "run")) == 2
+    whole = ["ensemble.json", "history.csv", "learner_1.safetensors", "learner_2.safetensors"]
+    assert sorted(os.listdir(tmp_path / "run")) == whole
+
+
+# --- 2 and 5 ---
+
+
+def test_device_and_threads_are_recorded_and_not_named(tmp_path, tiny, draw_set):
+    images, manifests = draw_set(16), []
+    for threads in (1, 2):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            fit_run(tiny(), images, tmp_path / str(threads), progress=False, device="cpu")
+        finally:
+            torch.set_num_threads(before)
+        manifests.append(json.loads((tmp_path / str(threads) / "ensemble.json").read_text()))
+    assert [m["threads"] for m in manifests] == [1, 2]
+    assert [m["device"] for m in manifests] == ["cpu", "cpu"]
+    assert manifests[0]["learners"] == manifests[1]["learners"]
+
+
+def test_a_training_goes_on_with_the_threads_it_began_with(tmp_path, tiny, draw_set, equal_tensors):
+    config, images = tiny(epochs=4, n_learners=1), draw_set(16)
+    undisturbed = train_ensemble(config, images, progress=False, device="cpu")
+    threads = []
+
+    class Watched(Store):
+        def save_state(self, names, state):
+            threads.append(state.threads)
+            super().save_state(names, state)
+            if len(threads) == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_ensemble(config, images, progress=False, device="cpu", store=Watched(tmp_path, 0))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        store = Watched(tmp_path, 0)
+        ensemble = train_ensemble(config, images, progress=False, device="cpu", store=store)
+        assert torch.get_num_threads() == 2  # the caller's, again
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1, 1, 1]  # two before, one after: as it began
+    equal_tensors(ensemble, undisturbed)
+
+
+# --- 3 ---
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((9, 3, 16, 16), np.uint8), np.zeros((9, 16, 16, 3), np.uint8),
+        np.zeros((9, 16, 16), np.uint8), np.full((9, 1, 16, 16), np.nan, np.float32),
+        np.full((9, 1, 16, 16), np.inf), np.zeros((9, 1, 16, 16), np.uint16),
+    ],
+    ids=lambda images: f"{images.dtype} {images.shape}",
+)  # fmt: skip
+def test_arrays_of_other_channels(images, refused):
+    with refused("uint8", images.dtype):
+        d2ue.ImageSet(images, tuple(map(str, range(9))))
+
+
+def _mount(folder: Path, *options: str) -> None:
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("file systems can be mounted by root on Linux only")
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB; a run needs 17 MB a learner."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    _mount(folder, "-o", "size=1m")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def resize(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(
+    small_disk, tmp_path, tiny, draw_set, refused
+):
+    """At several sizes, so that it is full at the first learner, the second, the run's files."""
+    config, images = tiny(), draw_set(16)
+    (small_disk / "thesis.txt").write_text("years of work")
+    fit_run(config, images, tmp_path / "whole", progress=False, device="cpu")
+    whole = files(tmp_path / "whole")
+    size = sum(map(len, whole.values())) // 2**20 + 1
+    full = 0
+    for megabytes in (1, size // 2 + 1, size + 1, size * 3 // 2 + 1):
+        resize(small_disk, f"size={megabytes}m")
+        try:
+            fit_run(config, images, small_disk / "run", progress=False, device="cpu")
+        except InputError as error:
+            text = str(error)
+            assert "cannot be written" in text and "free some space" in text and "\n" not in text
+            full += 1
+        if not (small_disk / "run" / "ensemble.json").exists():
+            left = files(small_disk)
+            assert left["thesis.txt"] == b"years of work"
+            assert not [name for name in left if ".tmp-" in name]
+    assert full >= 2
+    resize(small_disk, f"size={4 * size}m")
+    fit_run(config, images, small_disk / "run", progress=False, device="cpu")
+    now = files(small_disk / "run")
+    assert now.keys() == whole.keys()
+    assert all(now[name] == whole[name] for name in whole if name != "ensemble.json")
+
+
+@pytest.fixture(scope="module")
+def run_and_images(tmp_path_factory, tiny, draw_set):
+    folder = tmp_path_factory.mktemp("made")
+    images = draw_set(16)
+    fit_run(tiny(), images, folder / "run", progress=False, device="cpu")
+    (folder / "images").mkdir()
+    for i, image in enumerate(images.images):
+        Image.fromarray(image[0]).save(folder / "images" / f"{i:02}{'long' * 30}.png")
+    return folder / "run", folder / "images"
+
+
+def call(capsys, *words):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    return stopped.value.code, capsys.readouterr().err
+
+
+def test_scores_on_a_full_disk_leave_those_that_were_there(small_disk, run_and_images, capsys):
+    scores = small_disk / "scores.csv"
+    scores.write_text("name,label,score\nold,,1.0\n")
+    with contextlib.suppress(OSError), open(small_disk / "filling", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    code, err = call(capsys, "score", *run_and_images, "--out", scores)
+    assert code == 2 and "free some space" in err and err.count("\n") == 1
+    assert scores.read_text() == "name,label,score\nold,,1.0\n"
+    assert sorted(os.listdir(small_disk)) == ["filling", "scores.csv"]
+    (small_disk / "filling").unlink()
+    assert call(capsys, "score", *run_and_images, "--out", scores)[0] == 0
+    assert scores.read_text().count("\n") == 17
+
+
+def test_a_read_only_folder(small_disk, run_and_images, tiny, draw_set, refused, capsys):
+    """Nothing can be written, and a run that lies there is read all the same."""
+    run, images = run_and_images
+    resize(small_disk, "size=100m")
+    shutil.copytree(run, small_disk / "run")
+    shutil.copytree(images, small_disk / "images")
+    before = files(small_disk)
+    resize(small_disk, "ro")
+    try:
+        with refused("cannot be written", small_disk / "new"):
+            fit_run(tiny(), draw_set(16), small_disk / "new", progress=False, device="cpu")
+        with refused("cannot be written", small_disk / "store"):
+            train_ensemble(
+                tiny(),
+                draw_set(16),
+                progress=False,
+                device="cpu",
+                store=Store(small_disk / "store"),
+            )
+        code, err = call(capsys, "score", small_disk / "run", images, "--out", small_disk / "s.csv")
+        assert code == 2 and "written" in err and err.count("\n") == 1
+        ensemble, was_there = fit_run(
+            tiny(), draw_set(16), small_disk / "run", progress=False, device="cpu"
+        )
+        assert was_there and len(ensemble) == 2
+        out = small_disk.parent / "s.csv"
+        assert (
+            call(capsys, "score", small_disk / "run", small_disk / "images", "--out", out)[0] == 0
+        )
+        assert files(small_disk) == before
+    finally:
+        resize(small_disk, "rw")
+
+
+def test_memory_grows_by_5_kib_an_image(tmp_path):
+    """Peak memory of loading many small images less that of fewer; 4 KiB of it are the pixels."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("the peak of memory can be set back on Linux only")
+    few, many = (10_000, 50_000) if THOROUGH else (1_000, 6_000)
+    Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save(tmp_path / "one.png")
+    for name, n in ((str(few), few), (str(many), many), ("warm", 100)):
+        (tmp_path / name).mkdir()
+        for i in range(n):  # many names of one file; most file systems allow 65,000
+            os.link(tmp_path / "one.png", tmp_path / name / f"patient_{i:06d}_slice.png")
+    program = textwrap.dedent(
+        """
+        import sys
+        from d2ue import load_folder
+
+        def memory(what):
+            lines = open("/proc/self/status").read().splitlines()
+            return 1024 * next(int(x.split()[1]) for x in lines if x.startswith(what))
+
+        load_folder(sys.argv[2], progress=False)  # imports and thread stacks
+        open("/proc/self/clear_refs", "w").write("5")  # the peak so far is forgotten
+        before = memory("VmRSS")
+        found = load_folder(sys.argv[1], progress=False)
+        print(len(found.train), memory("VmHWM") - before)
+        """
+    )
+    peaks = []
+    for n in (few, many):
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path / str(n)), str(tmp_path / "warm")],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "D2UE_CACHE": "off"},
+        )
+        count, peak = map(int, done.stdout.split())
+        assert count == n
+        peaks.append(peak)
+    slope = (peaks[1] - peaks[0]) / (many - few)
+    print(f"{slope:.0f} bytes an image between {few} and {many}")
+    assert slope <= 5 * 1024
+
+
+# --- 4 ---
+
+
+def test_the_code_has_nothing_that_unpickles():
+    """No module that unpickles, no torch.load without weights_only, no extraction unfiltered."""
+    package = Path(d2ue.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            where = f"{path.relative_to(package)}:{getattr(node, 'lineno', '')}"
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names] + [getattr(node, "module", "") or ""]
+                bad = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+                assert not bad & {name.split(".")[0] for name in names}, where
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if called == "torch.load":
+                assert options.get("weights_only") == "True", where
+            if called in ("np.load", "numpy.load"):
+                assert options.get("allow_pickle", "False") == "False", where
+            assert called not in ("pd.read_pickle", "eval", "exec", "shutil.unpack_archive"), where
+            if called.endswith((".extract", ".extractall")):
+                assert options.get("filter") == "'data'", where
