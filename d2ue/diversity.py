@@ -36,6 +36,16 @@ from d2ue.training import Learner, TrainState, learner_name, train_ensembles
 if TYPE_CHECKING:
     from d2ue.experiments.tables import Cell
 
+#: What repulsion may change, by column of `record_row`.
+QUANTITIES = {
+    "error_normal": "error on normal images",
+    "error_abnormal": "error on abnormal images",
+    "unc_ratio": "Unc: abnormal / normal",
+    "unc_normal": "Unc on normal images",
+    "unc_abnormal": "Unc on abnormal images",
+    "dsu_ratio": "DSU: abnormal / normal",
+}
+
 # --- features of several learners ---
 
 
@@ -51,6 +61,28 @@ def similarity_matrix(features: Tensor, similarity: Similarity = linear_cka) -> 
     """
     x = features.double()
     return similarity(x.unsqueeze(1), x.unsqueeze(0)).numpy()
+
+
+def class_matrices(
+    features: Mapping[str, Tensor], labels: np.ndarray
+) -> dict[tuple[str, str], np.ndarray]:
+    """`similarity_matrix` on normal and on abnormal images, by biased and by debiased CKA.
+
+    Args:
+        features: by name, [N, n, d].
+        labels: [n], 0 or 1.
+
+    Returns:
+        By (name, title), [N, N].
+    """
+    return {
+        (name, f"{kind}: {title}"): similarity_matrix(
+            every[:, torch.from_numpy(labels == label)], similarity
+        )
+        for name, every in features.items()
+        for label, kind in ((NORMAL, "normal"), (ABNORMAL, "abnormal"))
+        for title, similarity in (("CKA", linear_cka), ("debiased CKA", debiased_cka))
+    }
 
 
 def mean_over_pairs(matrix: np.ndarray) -> float:

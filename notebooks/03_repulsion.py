@@ -93,14 +93,7 @@ last.groupby("images").agg(["mean", "std", "count"]).round(2)
 # %%
 rows = {"no repulsion": ensembles[0], "repulsion": ensembles[1]}
 features = {name: ensemble.features(test.images, "z") for name, ensemble in rows.items()}
-measures = {"CKA": dv.linear_cka, "debiased CKA": dv.debiased_cka}
-matrices = {}
-for label, kind in enumerate(kinds):
-    for row, every in features.items():
-        for title, measure in measures.items():
-            own = every[:, test.labels == label]
-            matrices[row, f"{kind}: {title}"] = dv.similarity_matrix(own, measure)
-matrices_figure = plotting.similarity_matrices(matrices, "similarity")
+matrices_figure = plotting.similarity_matrices(dv.class_matrices(features, test.labels), "CKA")
 plt.show()
 
 # %% [markdown]
@@ -151,19 +144,11 @@ print("learners lie apart in feature space:", in_heaps)
 
 # %%
 table = dv.ensemble_table(ensembles, dataset)
-quantities = {
-    "error_normal": "error on normal images",
-    "error_abnormal": "error on abnormal images",
-    "unc_ratio": "Unc: abnormal / normal",
-    "unc_normal": "Unc on normal images",
-    "unc_abnormal": "Unc on abnormal images",
-    "dsu_ratio": "DSU: abnormal / normal",
-}
-paired_figure = plotting.paired_by_seed(table, quantities)
+paired_figure = plotting.paired_by_seed(table, dv.QUANTITIES)
 plt.show()
 
 # %%
-changes = dv.effects(table, quantities)
+changes = dv.effects(table, dv.QUANTITIES)
 print(f"means over n = {seeds} seeds; factor with lowest to highest seed")
 print(*dv.effect_lines(changes), sep="\n")
 

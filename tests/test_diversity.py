@@ -43,6 +43,16 @@ def test_mean_over_pairs_leaves_out_the_diagonal(refused):
         dv.mean_over_pairs(np.ones((1, 1)))
 
 
+def test_matrices_by_class():
+    labels, features = np.repeat([0, 1], (8, 12)), draw(2, 20, 4)
+    found = dv.class_matrices({"a": features}, labels)
+    assert len(found) == 4
+    expected = float(debiased_cka(features[0, 8:], features[1, 8:]))
+    assert found["a", "abnormal: debiased CKA"][0, 1] == pytest.approx(expected)
+    expected = float(linear_cka(features[0, :8], features[1, :8]))
+    assert found["a", "normal: CKA"][1, 0] == pytest.approx(expected)
+
+
 def test_distance_by_hand():
     # Two images at -1 and 1 in one learner, at -1 + 3 and 1 + 3 in the other: 9 over 1 + 1.
     p = torch.tensor([[-1.0], [1.0]])
