@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import inspect
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -447,7 +448,11 @@ def save_overview(path: str | Path, panels: Sequence[Panel] = PANELS) -> Path:
     with plt.rc_context(_RC):
         figure.savefig(buffer, format="svg", metadata=metadata)
     plt.close(figure)
-    write_text(path, buffer.getvalue().decode())
+    # A fixed width is cut off on a narrower page; this one takes the page's, by its viewBox.
+    sizes = re.compile(r'width="[0-9.]+pt" height="[0-9.]+pt"')
+    text, found = sizes.subn('width="100%"', buffer.getvalue().decode(), count=1)
+    assert found, "matplotlib writes the root's size another way"
+    write_text(path, text)
     return Path(path)
 
 

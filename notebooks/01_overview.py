@@ -52,7 +52,7 @@ from d2ue.experiments import markdown, save_results
 # %% [markdown]
 # ## The diagram
 #
-# **Look for** the two dashed loops. In training, the gradient reaches the learner in training only, and a finished learner is frozen and joins the seniors. In inference, a second, backward pass gives what output uncertainty does not have: the gradient with respect to the *image*.
+# **Look for** the two dashed ways. In training, the gradient reaches the learner in training only, and a finished learner is frozen and joins the seniors. In inference, a second, backward pass gives what output uncertainty does not have: the gradient with respect to the *image*.
 
 # %%
 Path(out).mkdir(parents=True, exist_ok=True)

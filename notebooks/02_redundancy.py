@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Redundancy: learners that look different and compute the same
 #
-# *Fig. 3 of the paper. Well under a minute on a laptop's CPU; nothing is downloaded.*
+# *Fig. 3 of the paper. Under a minute on a laptop's CPU; nothing is downloaded.*
 #
 # Redundancy-aware repulsion pushes learners apart in feature space, so that they disagree where it matters. But a network can change its features and leave its function exactly as it is. A similarity that takes such a change for a difference is *fooled*: the training loss falls, and the learners still agree everywhere. This page makes such copies and tries every similarity of Table 3 on them.
 #
@@ -195,7 +195,7 @@ for layer, values in curves.items():
 #
 # CKA of features that have *nothing* in common should be 0. The paper's estimator (Eq. 3) is biased: with B images and d values an image, two clouds of Gaussian noise have a CKA of about d / (B + d), because d directions are enough to fit much of B points by chance. The debiased estimator (Song et al. 2012) is `debiased-cka`.
 #
-# **Look for** B = 64, the paper's batch: at d = 16 (its *z*), and at the right end.
+# **Look for** B = 64, the paper's batch: at d = 16 (its *z*), and at the right end. A dot is the mean of 2 × `draws` pairs of features, its bar one standard deviation; so in the next picture, over batches.
 
 # %%
 bias = redundancy.bias((16, 64, 256), (4, 16, 64, 256, 1024), 2 * draws)

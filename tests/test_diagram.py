@@ -211,6 +211,8 @@ def test_the_file_is_valid_small_and_the_same_every_time(tmp_path):
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     text = one.read_text()
     assert "<dc:date>" not in text
+    # No size of its own: a fixed one is cut off in the HTML export.
+    assert root.get("width") == "100%" and root.get("height") is None and root.get("viewBox")
     # Letters are outlines: no font of the reader's machine can push one out of its box.
     assert "<text" not in text
     assert described(one) == diagram.description()
