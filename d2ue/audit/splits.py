@@ -53,7 +53,7 @@ def cleaned_split(found: Audit, keep: Keep = "train", seed: int = 0) -> dict[str
     files = found.files
     cluster, label = files["cluster"].to_numpy(), files["label"].to_numpy()
     trained = (files["split"] == "train").to_numpy()
-    side, stays = trained.copy(), (files["problem"] == "").to_numpy()
+    side, stays = trained.copy(), (files["problem"] == "").to_numpy(copy=True)
     if keep == "train":
         stays &= ~found.leaked & ~(found.contradictory & ~trained)
     else:
