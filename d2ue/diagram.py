@@ -27,6 +27,7 @@ from matplotlib.path import Path as Outline
 from matplotlib.text import Text
 
 from d2ue.errors import InputError
+from d2ue.experiments.tables import markdown
 from d2ue.runs import write_text
 
 #: Fill and edge by kind of box; light enough for black text, apart in lightness as well as in hue.
@@ -411,6 +412,19 @@ def stations(panels: Sequence[Panel] = PANELS) -> pd.DataFrame:
                 stage = panel.title.partition(":")[0]
                 rows.append((stage, _spoken(box.title), place, rest, says))
     return pd.DataFrame(rows, columns=["stage", "station", "file", "name", "says"])
+
+
+def stations_markdown(panels: Sequence[Panel] = PANELS, root: str = "..") -> str:
+    """`stations` as a Markdown table, each name a link to its file.
+
+    Args:
+        panels: what is drawn.
+        root: the repository, from where the page stands.
+    """
+    table = stations(panels)
+    linked = [f"[{n}]({root}/{f})" for n, f in zip(table["name"], table["file"], strict=True)]
+    shown = table.assign(name=linked)[["stage", "station", "name", "says"]]
+    return markdown(shown.set_index("stage"))
 
 
 def _is_documented(name: str) -> bool:

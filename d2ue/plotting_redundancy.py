@@ -13,26 +13,31 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
+from torch import Tensor
 
-from d2ue.equivalent import TRANSFORMATIONS
+from d2ue.backbones import Autoencoder
+from d2ue.ensemble import forward
+from d2ue.equivalent import TRANSFORMATIONS, output_difference
 from d2ue.plotting import FONT, PALETTE
 from d2ue.similarity import SIMILARITIES
 
 
-def copies(
-    image: np.ndarray,
-    features: Mapping[str, np.ndarray],
-    outputs: Mapping[str, np.ndarray],
-    differences: Mapping[str, float],
-) -> Figure:
-    """Fig. 3: above, the feature of one image in a learner and in its copies; below, the outputs.
+def copies(networks: Mapping[str, Autoencoder], x: Tensor) -> tuple[Figure, dict[str, float]]:
+    """Fig. 3: above, the feature z of one image in a learner and its copies; below, the outputs.
 
     Args:
-        image: the image, [H, W] in [-1, 1].
-        features: by learner, [d].
-        outputs: by the same learners, their reconstructions [H, W] in [-1, 1].
-        differences: by learner, the largest difference to the first one's output.
+        networks: by name, the learner first, each R = 1.
+        x: images [B, 1, H, W] in [-1, 1]; the first is shown, all are compared.
+
+    Returns:
+        The figure and, by copy, the largest difference of its outputs to the learner's.
     """
+    results = {name: forward(network, x[:1], "z") for name, network in networks.items()}
+    image = x[0, 0].numpy()
+    features = {name: result.feature[0, 0].numpy() for name, result in results.items()}
+    outputs = {name: result.mean[0, 0, 0].numpy() for name, result in results.items()}
+    first, *others = networks
+    differences = {n: output_difference(networks[first], networks[n], x) for n in others}
     with plt.rc_context(FONT):
         figure, axes = plt.subplots(
             2,
@@ -63,7 +68,7 @@ def copies(
             axis.set_xticks([])
             axis.set_yticks([])
         sns.despine(figure)
-    return figure
+    return figure, differences
 
 
 def survival(table: pd.DataFrame) -> Figure:

@@ -7,18 +7,72 @@ spread. `d2ue.equivalent` makes the copies; the pictures are in `d2ue.plotting_r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from d2ue.backbones import Autoencoder
+from d2ue.backbones import Autoencoder, stack
 from d2ue.config import TrainConfig
-from d2ue.ensemble import forward
-from d2ue.equivalent import TRANSFORMATIONS, keeps_function, output_difference, random_copy
+from d2ue.datasets import phantom
+from d2ue.ensemble import Ensemble, forward, to_unit_range
+from d2ue.equivalent import (
+    TRANSFORMATIONS,
+    channels,
+    keeps_function,
+    output_difference,
+    random_copy,
+)
 from d2ue.errors import InputError
 from d2ue.similarity import SIMILARITIES, debiased_cka, linear_cka
-from d2ue.training import LearnerTask, initial_network, reconstruction_loss
+from d2ue.training import LearnerTask, initial_network, reconstruction_loss, train_ensembles
+
+
+class Specimens(NamedTuple):
+    """What the lesson measures on.
+
+    Attributes:
+        images: uint8 [n, 1, H, W], normal phantoms.
+        x: the same as networks take them, [n, 1, H, W] in [-1, 1].
+        pair: two AE trained apart.
+        learner: the first of them, in float64: there rounding is easily told from a difference.
+        networks: it, and a MemAE and an AEU after one pass over the images, in float64.
+    """
+
+    images: np.ndarray
+    x: Tensor
+    pair: Ensemble
+    learner: Autoencoder
+    networks: dict[str, Autoencoder]
+
+
+def specimens(image_size: int, n_train: int, epochs: int, batch_size: int) -> Specimens:
+    """Draw phantoms and train a few learners on them, without repulsion and for a short time."""
+    counts = {"n_train": n_train, "n_test_normal": 0, "n_test_abnormal": 0}
+    train = phantom(**counts, image_size=image_size, progress=False).train
+    base = TrainConfig(image_size=image_size, batch_size=batch_size, repulsion_weight=0.0)
+    configs = [
+        base.replace(n_learners=2, epochs=epochs),
+        *(base.replace(backbone=b, n_learners=1, epochs=1) for b in ("memae", "aeu")),
+    ]
+    pair, memae, aeu = train_ensembles(configs, train, device="cpu", progress=False)
+    learner = pair.network.replica(0).requires_grad_(False).double()
+    networks = {"AE": learner, "MemAE": memae.network.double(), "AEU": aeu.network.double()}
+    x = to_unit_range(torch.from_numpy(train.images))
+    return Specimens(train.images, x, pair, learner, networks)
+
+
+def copies(network: Autoencoder) -> dict[str, Autoencoder]:
+    """The learner, a copy of it by each transformation of z, and one rotated before a ReLU."""
+    made = {"learner": network} | {t: random_copy(network, "z", t) for t in TRANSFORMATIONS}
+    return made | {"rotated before ReLU": random_copy(network, "en1", "rotated")}
+
+
+def pair_of(one: Autoencoder, other: Autoencoder, config: TrainConfig) -> Ensemble:
+    """Two learners as an ensemble in float32, to be scored; the networks are left as they are."""
+    return Ensemble(config, stack([one, other]).float())
 
 
 def survival(networks: Mapping[str, Autoencoder], x: Tensor, seed: int = 0) -> pd.DataFrame:
@@ -71,6 +125,28 @@ def similarity_to_copies(
             q = _feature(random_copy(network, layer, transformation, draw), x, layer)
             rows += [(transformation, draw, n, float(s(p, q))) for n, s in SIMILARITIES.items()]
     return pd.DataFrame(rows, columns=["transformation", "draw", "similarity", "value"])
+
+
+def fooled_by(table: pd.DataFrame) -> dict[str, list[str]]:
+    """By similarity, the transformations of which some copy is given less than 0.999.
+
+    Args:
+        table: as `similarity_to_copies` gives it.
+    """
+    worst = table.groupby(["similarity", "transformation"], sort=False)["value"].min()
+    return {
+        name: [kind for kind, value in worst[name].items() if value < 0.999]
+        for name in SIMILARITIES
+        if name != "none"
+    }
+
+
+def rescaled_neurons(
+    network: Autoencoder, x: Tensor, layer: str, factors: Sequence[float]
+) -> np.ndarray:
+    """`cka_of_rescaled_neurons` of a learner's feature of some images; [neurons, len(factors)]."""
+    p, neurons = _feature(network, x, layer), channels(network, layer)
+    return cka_of_rescaled_neurons(p, factors, neurons).numpy()
 
 
 def cka_of_rescaled_neurons(p: Tensor, factors: Sequence[float], neurons: int) -> Tensor:

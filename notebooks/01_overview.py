@@ -33,21 +33,11 @@ import matplotlib.pyplot as plt
 import torch
 from IPython.display import SVG, Markdown, display
 
-from d2ue import (
-    TrainConfig,
-    diagram,
-    image_scores,
-    phantom,
-    plotting,
-    similarity,
-    train_ensemble,
-    training,
-    uncertainty,
-)
-from d2ue import score_maps as maps_of
+import d2ue
+from d2ue import diagram, plotting, similarity, training, uncertainty
 from d2ue.backbones import stack
 from d2ue.ensemble import features_of, forward, to_unit_range
-from d2ue.experiments import markdown, save_results
+from d2ue.experiments import save_results
 
 # %% [markdown]
 # ## The diagram
@@ -62,10 +52,7 @@ display(SVG(diagram.save_overview(Path(out) / "overview.svg")))
 # The same as a list, with what the code says of each station:
 
 # %%
-table = diagram.stations()
-links = [f"[{n}](../{f})" for n, f in zip(table["name"], table["file"], strict=True)]
-shown = table.assign(name=links)[["stage", "station", "name", "says"]]
-display(Markdown(markdown(shown.set_index("stage"))))
+display(Markdown(diagram.stations_markdown()))
 
 # %% [markdown]
 # ## Training
@@ -75,7 +62,7 @@ display(Markdown(markdown(shown.set_index("stage"))))
 # %%
 # NBVAL_CHECK_OUTPUT
 counts = {"n_train": n_train, "n_test_normal": 2, "n_test_abnormal": 2}
-dataset = phantom(**counts, image_size=image_size, progress=False)
+dataset = d2ue.phantom(**counts, image_size=image_size, progress=False)
 x = to_unit_range(torch.from_numpy(dataset.train.images[:batch_size]))
 print("pixels", dataset.train.images.dtype, dataset.train.images.shape)
 print("X     ", tuple(x.shape), f"from {x.min():.2f} to {x.max():.2f}")
@@ -85,35 +72,28 @@ print("X     ", tuple(x.shape), f"from {x.min():.2f} to {x.max():.2f}")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-config = TrainConfig(
-    image_size=image_size, n_learners=learners, epochs=epochs, batch_size=batch_size
-)
+shape = {"image_size": image_size, "n_learners": learners}
+config = d2ue.TrainConfig(**shape, epochs=epochs, batch_size=batch_size)
 fresh = [training.initial_network(training.LearnerTask(config, n + 1)) for n in range(learners)]
 seniors, learner = stack(fresh[:-1]).eval().requires_grad_(False), fresh[-1].train()
 p = features_of(seniors, iter([x]), config.layer)
 output = learner(x[None], config.layer)
 q = output.feature[0]
 print(f"seniors' features P_j at {config.layer}: [n-1, B, d] =", tuple(p.shape))
-print("its own feature Q_n:        [B, d] =", tuple(q.shape))
-print("its reconstruction f_n(X):  [R, B, 1, H, W] =", tuple(output.mean.shape))
+print("its own feature Q_n:             [B, d] =", tuple(q.shape))
+print("its reconstruction f_n(X): [R, B, 1, H, W] =", tuple(output.mean.shape))
 
 # %% [markdown]
 # **Similarity (Eq. 2 and 3) and repulsion (Eq. 1).** `linear_cka` compares two features, `repulsion_loss` takes the mean over the seniors. Both are written out once more here, letter by letter, and must agree.
 
 # %%
 h = torch.eye(batch_size) - 1 / batch_size
-
-
-def hsic(k, other):
-    return torch.trace(k @ h @ other @ h) / (batch_size - 1) ** 2
-
-
-k, other = p[0] @ p[0].T, q @ q.T
-cka = hsic(k, other) / (hsic(k, k) * hsic(other, other)).sqrt()
-l_sim = training.repulsion_loss(p, q, similarity.linear_cka)
-print(f"CKA(P_1, Q_n) = {cka:.3f}   L_sim = {l_sim:.3f}, over {len(p)} seniors")
-torch.testing.assert_close(similarity.linear_cka(p[0], q), cka, rtol=1e-3, atol=1e-4)
-torch.testing.assert_close(l_sim, sum(similarity.linear_cka(s, q) for s in p) / len(p))
+k, l = p[0] @ p[0].T, q @ q.T  # noqa: E741 - the paper's names
+hkl, hkk, hll = ((a @ h @ b @ h).trace() for a, b in ((k, l), (k, k), (l, l)))
+cka, l_sim = similarity.linear_cka(p, q), training.repulsion_loss(p, q, similarity.linear_cka)
+print(f"CKA(P_1, Q_n) = {cka[0]:.3f}   L_sim = {l_sim:.3f}, over {len(p)} seniors")
+torch.testing.assert_close(cka[0], hkl / (hkk * hll).sqrt(), rtol=1e-3, atol=1e-4)
+torch.testing.assert_close(l_sim, sum(cka) / len(p))
 
 # %% [markdown]
 # **Loss (Eq. 4), and whom it moves.** **Look for** zeros: no weight of a senior has a gradient.
@@ -123,21 +103,17 @@ l_orig = training.reconstruction_loss(config.backbone, output, x[None])[0]
 l_total = training.total_loss(l_orig, l_sim, config.repulsion_weight)
 l_total.backward()
 print(f"L_orig {l_orig:.3f} + {config.repulsion_weight:g} x L_sim {l_sim:.3f} = {l_total:.3f}")
-moved = {
-    n: sum(w.grad is not None for w in f.parameters())
-    for n, f in {"learner": learner, "seniors": seniors}.items()
-}
-print("weights with a gradient:", moved)
-assert moved["seniors"] == 0 and moved["learner"] == len([*learner.parameters()])
+moved = [sum(w.grad is not None for w in net.parameters()) for net in (learner, seniors)]
+print("weights with a gradient: of the learner {}, of its seniors {}".format(*moved))
+assert moved == [len([*learner.parameters()]), 0]
 
 # %% [markdown]
 # **One after another.** `train_ensemble` repeats this for every learner. **Look for** the similarity of the first learner: it has no seniors, and L_sim is 0.
 
 # %%
-ensemble = train_ensemble(config, dataset.train, device="cpu", progress=False)
-for number, history in enumerate(ensemble.history, 1):
-    last = history[-1]
-    print(f"learner {number}: L_orig {last['loss']:.3f}, L_sim {last['similarity']:.3f}")
+ensemble = d2ue.train_ensemble(config, dataset.train, device="cpu", progress=False)
+for n, history in enumerate(ensemble.history, 1):
+    print(f"learner {n}: L_orig {history[-1]['loss']:.3f}, L_sim {history[-1]['similarity']:.3f}")
 assert ensemble.history[0][-1]["similarity"] == 0
 assert not any(w.requires_grad for w in ensemble.network.parameters())
 
@@ -165,23 +141,15 @@ gradients, f, _ = uncertainty.input_gradients(ensemble.network, x, "l1")
 dsu = uncertainty.dual_map(x, f, gradients)
 torch.testing.assert_close(dsu, (gradients * (f - x).abs()).std(0))
 scores = uncertainty.image_score(dsu)
-print(
-    "grad_X L_i         ",
-    tuple(gradients.shape),
-    "with both signs:",
-    bool((gradients < 0).any() and (gradients > 0).any()),
-)
-print("DSU                ", tuple(dsu.shape))
-print("image scores       ", tuple(scores.shape))
+for name, value in {"grad_X L_i": gradients, "DSU": dsu, "image scores": scores}.items():
+    print(f"{name:13}", tuple(value.shape))
 
 # %% [markdown]
 # `score_maps` and `image_scores` are these steps in one call. **Look for** the lesion (outlined in green): learners trained for so short a time disagree everywhere, on normal images too, and do not find it by their disagreement yet.
 
 # %%
-maps = {method: maps_of(ensemble, test.images, method) for method in ("ensemble", "output", "dual")}
-torch.testing.assert_close(torch.from_numpy(maps["dual"]), dsu)
-same = torch.from_numpy(image_scores(ensemble, test.images, "dual")).float()
-torch.testing.assert_close(same, scores)
+maps = {m: d2ue.score_maps(ensemble, test.images, m) for m in ("ensemble", "output", "dual")}
+assert abs(d2ue.image_scores(ensemble, test.images, "dual") / scores.numpy() - 1).max() < 1e-4
 titles = ["abnormal" if label else "normal" for label in test.labels]
 maps_figure = plotting.score_maps(test.images, maps, titles, test.masks)
 plt.show()
@@ -189,18 +157,15 @@ plt.show()
 # %%
 inside = test.masks[test.labels == 1]
 for method, values in maps.items():
-    abnormal = values[test.labels == 1]
-    print(
-        f"{method:9} mean inside the lesions / outside: {abnormal[inside].mean() / abnormal[~inside].mean():.1f}"
-    )
+    ratio = values[test.labels == 1][inside].mean() / values[test.labels == 1][~inside].mean()
+    print(f"{method:9} mean inside the lesions / outside: {ratio:.1f}")
 
 # %% [markdown]
-# **Seen:** three maps of one shape, each 0 or more, and an image's score is the mean of its map. The line above says how much brighter each map is inside the two lesions than elsewhere in the same images: with two images and seconds of training an illustration, not a result.
+# **Seen:** three maps of one shape, each 0 or more, and an image's score is the mean of its map. The lines above say how much brighter each map is inside the two lesions than elsewhere in the same images: with two images and seconds of training an illustration, not a result.
 
 # %%
 parameters = {**config.as_dict(), "n_train": n_train, "train_sha256": dataset.train.fingerprint}
-tables = {"stations": table.set_index("stage")}
-_ = save_results(out, parameters, tables, {"maps": maps_figure})
+_ = save_results(out, parameters, {}, {"maps": maps_figure})
 
 # %% [markdown]
 # ## Try next

@@ -34,42 +34,21 @@ n_train: int = 256  # phantoms to train on and to measure with; at least 128
 epochs: int = 3  # passes over them for the two AE; MemAE and AEU, needed once, get one
 batch_size: int = 32  # images a training step
 cka_batch: int = 64  # B: images that a similarity is computed from (the paper's batch size)
-draws: int = 6  # random copies, batches or features behind every number
+draws: int = 6  # random copies behind every number; twice as many batches
 out: str = "../results/redundancy"  # folder for the tables and pictures of this page
 
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 
-from d2ue import (
-    Ensemble,
-    TrainConfig,
-    equivalent,
-    image_scores,
-    phantom,
-    redundancy,
-    train_ensembles,
-)
+from d2ue import equivalent, image_scores, redundancy
 from d2ue import plotting_redundancy as pictures
-from d2ue.backbones import stack
-from d2ue.ensemble import forward, to_unit_range
 from d2ue.experiments import save_results
 
-# %%
-counts = {"n_train": n_train, "n_test_normal": 0, "n_test_abnormal": 0}
-train = phantom(**counts, image_size=image_size, progress=False).train
-settings = {"image_size": image_size, "batch_size": batch_size, "repulsion_weight": 0.0}
-configs = [
-    TrainConfig(backbone="ae", n_learners=2, epochs=epochs, **settings),
-    *(TrainConfig(backbone=b, n_learners=1, epochs=1, **settings) for b in ("memae", "aeu")),
-]
-ensembles = train_ensembles(configs, train, device="cpu", progress=False)
-x = to_unit_range(torch.from_numpy(train.images))
-exact = x[:cka_batch].double()  # rounding is easiest told from a difference in double precision
-learner = ensembles[0].network.replica(0).double()
-print("two AE, trained alone, reconstruction loss of the last epoch:", end=" ")
-print(*(f"{history[-1]['loss']:.3f}" for history in ensembles[0].history))
+specimens = redundancy.specimens(image_size, n_train, epochs, batch_size)
+learner, pair = specimens.learner, specimens.pair
+x, exact = specimens.x, specimens.x[:cka_batch].double()
+print("L_orig of the two AE:", *(f"{history[-1]['loss']:.3f}" for history in pair.history))
 
 # %% [markdown]
 # ## One function, five features
@@ -84,31 +63,20 @@ print(*(f"{history[-1]['loss']:.3f}" for history in ensembles[0].history))
 # **Look for** the upper row, in which no two features look alike, and for the number below each output: its largest difference to the learner's own.
 
 # %%
-names = equivalent.TRANSFORMATIONS
-copies = {"learner": learner} | {n: equivalent.random_copy(learner, "z", n) for n in names}
-shown = copies | {"rotated before ReLU": equivalent.random_copy(learner, "en1", "rotated")}
-results = {name: forward(network, exact[:1], "z") for name, network in shown.items()}
-differences = {n: equivalent.output_difference(learner, shown[n], exact[:8]) for n in [*shown][1:]}
-copies_figure = pictures.copies(
-    exact[0, 0].numpy(),
-    {name: result.feature[0, 0].numpy() for name, result in results.items()},
-    {name: result.mean[0, 0, 0].numpy() for name, result in results.items()},
-    differences,
-)
+copies, figures = redundancy.copies(learner), {}
+figures["copies"], differences = pictures.copies(copies, exact[:8])
 plt.show()
-assert all(differences[name] < 1e-10 for name in names)
-assert differences["rotated before ReLU"] > 1e-3
+assert [name for name, d in differences.items() if d > 1e-10] == ["rotated before ReLU"]
 
 # %% [markdown]
 # **Seen:** four copies give the learner's output to the last digits of double precision (the cell asserts 1e-10), the fifth does not. So what would an ensemble of the learner and a copy be worth? Here are the mean uncertainties over the images, of a pair that is one function and of two learners that were trained apart:
 
 # %%
-redundant = Ensemble(configs[0], stack([learner.float(), copies["rotated"].float()]))
-learner.double(), copies["rotated"].double()
-for name, pair in (("learner and rotated copy", redundant), ("two learners", ensembles[0])):
-    unc, dsu = (image_scores(pair, train.images[:cka_batch], m).mean() for m in ("output", "dual"))
+redundant = redundancy.pair_of(learner, copies["rotated"], pair.config)
+for name, two in {"learner and rotated copy": redundant, "two learners": pair}.items():
+    unc, dsu = (image_scores(two, specimens.images[:64], m).mean() for m in ("output", "dual"))
     print(f"{name:25} Unc {unc:.1e}   DSU {dsu:.1e}")
-    assert (unc < 1e-5) == (pair is redundant)
+    assert (unc < 1e-5) == (two is redundant)
 
 # %% [markdown]
 # Both uncertainties of the redundant pair are rounding (single precision): such an ensemble of two is one learner at twice the cost. A similarity must not take it for a diverse one.
@@ -120,15 +88,13 @@ for name, pair in (("learner and rotated copy", redundant), ("two learners", ens
 # **Look for** the right column of each panel: the two layers at which a rotation is free. (Where BatchNorm precedes the ReLU, the factor has to go into BatchNorm's own weights: what is put in before it is divided out again.)
 
 # %%
-memae, aeu = (ensemble.network.double() for ensemble in ensembles[1:])
-networks = {"AE": learner, "MemAE": memae, "AEU": aeu}
-survival = redundancy.survival(networks, exact[:2])
-survival_figure = pictures.survival(survival)
+survival = redundancy.survival(specimens.networks, exact[:2])
+figures["survival"] = pictures.survival(survival)
 plt.show()
-assert (survival.loc[survival["expected"], "difference"] < 1e-10).all()
-assert (survival.loc[~survival["expected"], "difference"] > 1e-7).all()
+assert (survival[survival["expected"]]["difference"] < 1e-10).all()
+assert (survival[~survival["expected"]]["difference"] > 1e-7).all()
 free = survival[(survival["transformation"] == "rotated") & survival["expected"]]
-print("a rotation is free at:", ", ".join(dict.fromkeys(free["layer"])))
+print("a rotation is free at:", ", ".join(free["layer"].unique()))
 
 # %% [markdown]
 # **Seen:** scaling, order and single-neuron factors are free everywhere, in all three backbones. A rotation is free only where a linear map ends without a ReLU: *z* (in MemAE the memory's items are rotated with it) and the decoder's first layer. MemAE and AEU saw one pass over the images and hardly vary their output yet, which makes their bright cells darker than AE's: what counts is the gap to rounding.
@@ -142,20 +108,14 @@ print("a rotation is free at:", ", ".join(dict.fromkeys(free["layer"])))
 # **Look for** cells that are not 1 (mean over draws, below it the smallest and largest).
 
 # %%
-table = redundancy.similarity_to_copies(learner.float(), exact.float(), "z", draws)
-learner.double()
-fooled_figure = pictures.fooled(table)
+table = redundancy.similarity_to_copies(pair.network.replica(0), x[:cka_batch], "z", draws)
+figures["fooled"] = pictures.fooled(table)
 plt.show()
 
 # %%
 # NBVAL_CHECK_OUTPUT
-worst = (
-    table[table["similarity"] != "none"].groupby(["transformation", "similarity"])["value"].min()
-)
-is_fooled = (worst.unstack().drop("identical") < 0.999).loc[list(names)]
-print("fooled by")
-for name, row in is_fooled.items():
-    print(f"{name:13}", ", ".join(row[row].index))
+for name, kinds in redundancy.fooled_by(table).items():
+    print(f"{name:12} is fooled by {', '.join(kinds)}")
 
 # %% [markdown]
 # **Seen:** the two distances are fooled by everything. Cosine and Pearson see through one common factor and nothing else. CKA, biased or not, sees through scaling, order and rotation: Table 3's ticks. And every one of them is fooled by single neurons rescaled.
@@ -166,27 +126,18 @@ for name, row in is_fooled.items():
 
 # %%
 factors = np.geomspace(1, 1000, 25)
-layers = ("z", learner.layers[learner.layers.index("z") - 1])
-curves = {
-    layer: redundancy.cka_of_rescaled_neurons(
-        forward(learner, exact, layer).feature[0], factors, equivalent.channels(learner, layer)
-    ).numpy()
-    for layer in layers
-}
-neurons_figure = pictures.rescaled_neurons(curves, factors)
+curves = {k: redundancy.rescaled_neurons(learner, exact, k, factors) for k in ("z", "en2")}
+figures["neurons"] = pictures.rescaled_neurons(curves, factors)
 plt.show()
 
 # %%
-loudest = np.ones(16)
-loudest[curves["z"][:, -1].argmin()] = factors[-1]
+loudest = np.where(np.arange(16) == curves["z"][:, -1].argmin(), factors[-1], 1.0)
 loud = equivalent.neuron_rescaled(learner, "z", loudest)
 assert equivalent.output_difference(learner, loud, exact) < 1e-9
 for layer, values in curves.items():
     low, middle = values[:, -1].min(), np.median(values[:, -1])
-    print(
-        f"{layer}: CKA falls to {low:.2f} by the most effective neuron, {middle:.2f} by the median"
-    )
-    assert low < 0.9
+    print(f"{layer}: CKA falls to {low:.2f} by the worst neuron, {middle:.2f} by the median")
+    assert low < 0.9 and (layer != "z" or low < 0.5)
 
 # %% [markdown]
 # **Seen:** one loud neuron of *z* takes most of the similarity away, with the outputs unchanged (asserted to 1e-9 at a = 1000). A feature that one neuron dominates is compared by that neuron alone. Nothing in Eq. 4 forbids a learner to go this way instead of learning to see differently; whether training does is a question for trained ensembles, and CKA alone cannot answer it. Measures of the *outputs'* disagreement can.
@@ -199,22 +150,17 @@ for layer, values in curves.items():
 
 # %%
 bias = redundancy.bias((16, 64, 256), (4, 16, 64, 256, 1024), 2 * draws)
-bias_figure = pictures.bias(bias)
+figures["bias"] = pictures.bias(bias)
 plt.show()
 
 # %%
 # NBVAL_CHECK_OUTPUT
-of_64 = bias[(bias["batch"] == 64) & bias["width"].isin([16, 1024])].groupby("width")
-for width, part in of_64:
-    biased, debiased = part["cka"].mean(), abs(part["debiased-cka"].mean())
-    print(
-        f"B = 64, d = {width}: biased CKA {biased:.2f}, d / (B + d) = {part['expected'].mean():.2f}"
-    )
-    assert debiased < 0.02
-assert (
-    bias.groupby(["batch", "width"])[["cka", "expected"]].mean().diff(axis=1)["expected"].abs()
-    < 0.03
-).all()
+means = bias.groupby(["batch", "width"])[["cka", "expected", "debiased-cka"]].mean()
+for width in (16, 1024):
+    biased, expected, debiased = means.loc[64, width]
+    print(f"B = 64, d = {width}: biased CKA {biased:.2f}, d / (B + d) = {expected:.2f}")
+    assert abs(debiased) < 0.02
+assert (means["cka"] - means["expected"]).abs().max() < 0.03
 
 # %% [markdown]
 # **Seen:** 0.20 at *z* and 0.94 at a width of 1024, for noise. Dots follow the formula to 0.03; the debiased estimate stays within 0.02 of 0 at B = 64 and has a wider spread in small batches.
@@ -222,22 +168,15 @@ assert (
 # Does a layer ablation with biased CKA then measure bias? That holds for features whose values are independent of each other. Those of a network are not. Take two learners trained apart, and compare the feature of one on some images with that of the other on *other* images: what is left is the bias of real features. **Look for** the triangles, against the black bars of the formula.
 
 # %%
-by_layer = redundancy.bias_by_layer(ensembles[0].network, x, cka_batch, 2 * draws)
-layers_figure = pictures.bias_by_layer(by_layer)
+by_layer = redundancy.bias_by_layer(pair.network, x, cka_batch, 2 * draws)
+figures["bias_by_layer"] = pictures.bias_by_layer(by_layer)
 plt.show()
-means = by_layer.groupby(["images", "layer"], sort=False)[
-    ["cka", "debiased-cka", "expected"]
-].mean()
-real = means.loc["unrelated"]
-print(
-    f"bias of real features: {real['cka'].min():.2f} to {real['cka'].max():.2f}, by the formula",
-    end=" ",
-)
-print(f"{real['expected'].min():.2f} to {real['expected'].max():.2f}")
-assert (real["cka"] < real["expected"] / 2).all() and (real["debiased-cka"].abs() < 0.03).all()
+real = by_layer[by_layer["images"] == "unrelated"].groupby("layer").mean(numeric_only=True)
+print(real.agg(["min", "max"])[["cka", "expected", "debiased-cka"]].round(2).to_string())
+assert (real["cka"] < real["expected"] / 2).all() and real["debiased-cka"].abs().max() < 0.03
 
 # %% [markdown]
-# **Seen:** the bias is there, but far below the formula (less than half, asserted for every layer; printed: how much less): the feature of a map of thousands of values varies along a few directions only, and it is those that count. So between these learners biased and debiased CKA say nearly the same of the same images. Two cautions: the learners are briefly trained and were not repelled, and repulsion may spread a feature over more directions; run this cell on your own ensembles before you trust either number.
+# **Seen:** the bias is there, but far below the formula (less than half of it at every layer, asserted; the table gives smallest and largest): the feature of a map of thousands of values varies along a few directions only, and it is those that count. So between these learners biased and debiased CKA say nearly the same of the same images. Two cautions: the learners are briefly trained and were not repelled, and repulsion may spread a feature over more directions; run this cell on your own ensembles before you trust either number.
 #
 # ## How hard does each one push?
 #
@@ -249,22 +188,16 @@ assert (real["cka"] < real["expected"] / 2).all() and (real["debiased-cka"].abs(
 # **Look for** crosses (the gradient is exactly 0, or below 1e-24) and for how far the two distances travel from one reading to the next.
 
 # %%
-first = ensembles[0].network.replica(0)
-gradients = {
-    layer: redundancy.start_gradients(first, x, configs[0], layer, min(draws, 5))
-    for layer in ("z", "en1")
-}
-gradients_figure = pictures.start_gradients(gradients)
+first = pair.network.replica(0)
+gradients = {k: redundancy.start_gradients(first, x, pair.config, k) for k in ("z", "en1")}
+figures["gradients"] = pictures.start_gradients(gradients)
 plt.show()
 
 # %%
-ratio = gradients["z"].groupby(["similarity", "reading"])["ratio"].mean()
-wide = gradients["en1"].groupby(["similarity", "reading"])["ratio"].mean()
-print("at z, gradient over that of L_orig:", f"cka {ratio['cka'].item():.1f},", end=" ")
-print(
-    *(f"manhattan {reading} {value:.0e}" for reading, value in ratio["manhattan"].items()), sep=", "
-)
-assert ratio["manhattan", "whole batch"] == 0 and wide["manhattan", "image by image"] == 0
+by = ["similarity", "reading"]
+ratio, wide = (gradients[layer].groupby(by)["ratio"].mean() for layer in ("z", "en1"))
+print(ratio[["cka", "manhattan"]].map("{:.0e}".format).to_string())
+assert ratio["manhattan", "whole batch"] == 0 == wide["manhattan", "image by image"]
 assert ratio["cka"].item() > 3 > ratio["manhattan", "mean difference"] > 0.3
 assert ratio["manhattan", "image by image"] < 0.1
 
@@ -274,18 +207,16 @@ assert ratio["manhattan", "image by image"] < 0.1
 # Gradients were drawn for a handful of initial networks (a dot each). Adam rescales a gradient's size, so that what counts is its size next to that of L_orig, as drawn, and only at the start: later both change.
 
 # %%
-parameters = {"n_train": n_train, "epochs": epochs, "draws": draws, "B": cka_batch, **settings}
+parameters = {"image_size": image_size, "n_train": n_train, "epochs": epochs}
+parameters |= {"batch_size": batch_size, "draws": draws, "B": cka_batch}
 tables = {"survival": survival, "copies": table, "bias": bias, "bias_by_layer": by_layer}
 tables |= {f"gradients_{layer}": frame for layer, frame in gradients.items()}
-figures = {"copies": copies_figure, "survival": survival_figure, "fooled": fooled_figure}
-figures |= {"neurons": neurons_figure, "bias": bias_figure, "bias_by_layer": layers_figure}
-tables = {name: frame.set_index(frame.columns[0]) for name, frame in tables.items()}
-_ = save_results(out, parameters, tables, figures | {"gradients": gradients_figure})
+_ = save_results(out, parameters, tables, figures)
 
 # %% [markdown]
 # ## Try next
 #
 # - `image_size = 64`, `epochs = 20`: the paper's network; are the loud neurons of *z* as effective in a learner that knows more?
-# - Repel the pair (`repulsion_weight=1.0` in `settings`) and look at the triangles again: does repulsion spread *z* over more directions?
+# - Repel the pair (`repulsion_weight=1.0` in `redundancy.specimens`) and look at the triangles again: does repulsion spread *z* over more directions?
 # - Write a similarity that no positive factor on a neuron can fool (hint: standardise each neuron over the batch) and add it to the heat map. What does it ignore that it should not?
 # - [Table 3](13_table3.ipynb): what the choice does to the AUC. [Table of ablations](14_ablations.ipynb): what the layer does.

@@ -140,6 +140,7 @@ def test_the_table_says_of_every_name_where_it_is_and_what_it_does():
         == "A field of Reconstruction."
     )
     assert says["TrainConfig.layer"] == "A field of TrainConfig."
+    assert "[linear_cka](../d2ue/similarity.py)" in diagram.stations_markdown()
 
 
 def test_every_arrow_joins_boxes_and_every_box_is_reached():

@@ -11,8 +11,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
+from d2ue import image_scores, redundancy
 from d2ue import plotting_redundancy as pictures
-from d2ue import redundancy
 from d2ue.equivalent import TRANSFORMATIONS, neuron_rescaled
 from d2ue.similarity import SIMILARITIES, euclidean, linear_cka, manhattan
 
@@ -183,14 +183,47 @@ def test_a_distance_summed_over_the_batch_underflows(learner, x, tiny):
     pictures.start_gradients({"z": table})
 
 
-def test_pictures_of_copies_and_of_neurons_hold_what_was_given():
-    image = np.zeros((4, 4))
-    figure = pictures.copies(
-        image, {"a": np.ones(3), "b": -np.ones(3)}, {"a": image, "b": image + 1}, {"b": 2e-15}
-    )
-    bars = [patch.get_height() for axis in figure.axes for patch in axis.patches]
-    assert bars == [1, 1, 1, -1, -1, -1]
-    assert "2e-15" in figure.axes[-1].get_xlabel()
+def test_the_picture_of_copies_holds_their_features_and_differences(learner, x):
+    made = redundancy.copies(learner)
+    figure, differences = pictures.copies(made, x[:3])
+    bars = [patch.get_height() for patch in figure.axes[1].patches]
+    np.testing.assert_allclose(bars, feature(learner, x[:1])[0])
+    assert list(made) == ["learner", *TRANSFORMATIONS, "rotated before ReLU"]
+    assert list(differences) == list(made)[1:]
+    assert all((d < 1e-10) == (name in TRANSFORMATIONS) for name, d in differences.items())
+    for axis, difference in zip(figure.axes[-5:], differences.values(), strict=True):
+        assert f"{difference:.0e}" in axis.get_xlabel()
+
+
+def test_a_redundant_pair_has_no_uncertainty(learner, pair, trained, draw_images):
+    config, images = trained().config, draw_images(8)
+    same = redundancy.pair_of(learner, redundancy.copies(learner)["rotated"], config)
+    apart = redundancy.pair_of(learner, pair.replica(1), config)
+    for method in ("output", "dual"):
+        ratio = image_scores(same, images, method) / image_scores(apart, images, method)
+        assert ratio.max() < 1e-4
+    assert learner.output.weight.dtype == torch.float64  # left as it was
+
+
+def test_what_fools_whom(learner, x):
+    table = redundancy.similarity_to_copies(learner, x, draws=2)
+    found = redundancy.fooled_by(table)
+    assert found["cka"] == found["debiased-cka"] == ["neuron-rescaled"]
+    assert found["euclidean"] == found["manhattan"] == list(TRANSFORMATIONS)
+    assert found["cosine"] == found["pearson"] == list(TRANSFORMATIONS)[1:]
+
+
+def test_specimens_are_what_they_say():
+    found = redundancy.specimens(16, 20, 1, 10)
+    assert found.images.shape == found.x.shape == (20, 1, 16, 16)
+    assert len(found.pair) == 2 and not found.pair.config.repels
+    backbones = [network.backbone for network in found.networks.values()]
+    assert backbones == ["ae", "memae", "aeu"] and found.networks["AE"] is found.learner
+    assert all(n.output.weight.dtype == torch.float64 for n in found.networks.values())
+    assert found.pair.network.output.weight.dtype == torch.float32
+
+
+def test_the_picture_of_neurons_holds_what_was_given():
     curves = np.array([[1, 0.5], [1, 0.7], [1, 0.8]])
     (axis,) = pictures.rescaled_neurons({"z": curves}, [1, 10]).axes
     assert list(axis.lines[3].get_ydata()) == [1, 0.7]
