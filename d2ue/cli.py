@@ -29,6 +29,7 @@ from d2ue.datasets import (
 from d2ue.datasets.registry import ZENODO
 from d2ue.ensemble import resolve_device
 from d2ue.errors import D2UEError, InputError
+from d2ue.reproduce import NOTEBOOKS, TABLE_NOTEBOOKS
 from d2ue.runs import MANIFEST, Store, check_run_folder, fit_run, reading, run_scan, write_text
 from d2ue.similarity import SIMILARITIES
 
@@ -255,7 +256,10 @@ def reproduce(
     context: typer.Context,
     name: Annotated[
         str,
-        typer.Argument(help="quickstart, table1, table2, table3, ablations; all = the last four"),
+        typer.Argument(
+            help="table1, table2, table3 or ablations; all = these four; or any other page: "
+            + ", ".join(n for n in NOTEBOOKS if n not in TABLE_NOTEBOOKS)
+        ),
     ],
     dataset: Annotated[
         list[str] | None,
@@ -304,7 +308,12 @@ def reproduce(
     """
     from d2ue.experiments import batch
     from d2ue.experiments.tables import TABLES, departures
-    from d2ue.reproduce import TABLE_NOTEBOOKS, find_notebook, parse_assignments, run_notebook
+    from d2ue.reproduce import (
+        find_notebook,
+        notebook_parameters,
+        parse_assignments,
+        run_notebook,
+    )
 
     given = parse_assignments(parameter or [])
     if name not in TABLES:
@@ -313,7 +322,9 @@ def reproduce(
         if data is not None:
             # The notebook runs in its own folder, so a relative path would lead elsewhere.
             given["data"] = data if data in BUILT_IN else str(Path(data).resolve())
-        target = run_notebook(source, out or Path("results") / name, {"progress": "true", **given})
+        if "progress" in notebook_parameters(source):
+            given = {"progress": "true", **given}
+        target = run_notebook(source, out or Path("results") / name, given)
         typer.echo(f"{target}: open it with 'jupyter lab'; its pictures and tables lie beside it.")
         return
     settings = batch.Settings(

@@ -22,11 +22,20 @@ from d2ue.runs import umask
 #: Notebook by the name that `d2ue reproduce` takes.
 NOTEBOOKS = {
     "quickstart": "00_quickstart.ipynb",
+    "overview": "01_overview.ipynb",
+    "redundancy": "02_redundancy.ipynb",
+    "repulsion": "03_repulsion.ipynb",
+    "dual_space": "04_dual_space.ipynb",
     "heat_maps": "05_heat_maps.ipynb",
+    "diversity": "06_diversity.ipynb",
+    "exercises": "07_exercises.ipynb",
+    "solutions": "08_solutions.ipynb",
     "table1": "11_table1.ipynb",
     "table2": "12_table2.ipynb",
     "table3": "13_table3.ipynb",
     "ablations": "14_ablations.ipynb",
+    "audit": "20_audit.ipynb",
+    "own_data": "21_own_data.ipynb",
 }
 #: Those that draw tables, all that `d2ue reproduce all` runs.
 TABLE_NOTEBOOKS = ("table1", "table2", "table3", "ablations")
@@ -63,7 +72,8 @@ def run_notebook(
     Args:
         source: the notebook; it stays as it is.
         out: folder for the executed notebook and all that it writes; made if need be.
-        parameters: values, or texts as a command line gives them; `out` is set by itself.
+        parameters: values, or texts as a command line gives them; `out` is set by itself where
+            the notebook has it.
         progress: whether what the cells write to standard error, their progress bars, is passed
             on as it comes.
 
@@ -84,6 +94,8 @@ def run_notebook(
         ) from error
     folder = Path(out).resolve()
     values = check_parameters(source, parameters or {})
+    if "out" in notebook_parameters(source):
+        values["out"] = str(folder)
     target = folder / source.name
     os.environ[PLAIN_BARS] = "1"  # the kernel inherits it
     try:
@@ -96,7 +108,7 @@ def run_notebook(
         papermill.execute_notebook(
             str(source),
             unfinished,
-            {**values, "out": str(folder)},
+            values,
             progress_bar=False,
             cwd=str(source.parent),
             stderr_file=sys.stderr if progress else None,

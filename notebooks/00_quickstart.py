@@ -29,6 +29,7 @@ n_test: int = 300  # test images to score; 0 for all
 seeds: int = 3  # seeds 0, 1, ...: ensembles trained from scratch
 epochs: int = 3  # passes over the training images (the paper: 250)
 batch_size: int = 16  # images a step (the paper: 64; smaller gives more steps for the time)
+learning_rate: float = 0.002  # Adam's (the paper: 0.0005 for ae; higher, because there are few steps)
 backbone: str = "ae"  # ae, memae or aeu
 learners: int = 3  # learners in an ensemble
 repulsion_weight: float = 1.0  # lambda of Eq. (4), compared with 0
@@ -81,6 +82,7 @@ plt.show()
 
 # %%
 settings = dict(backbone=backbone, n_learners=learners, epochs=epochs, batch_size=batch_size)
+settings["learning_rate"] = learning_rate
 weights = {0.0: "none"} | {repulsion_weight: "repulsion"}
 configs = [
     TrainConfig(seed=seed, repulsion_weight=weight, image_size=test.image_size, **settings)
@@ -178,5 +180,5 @@ _ = ex.save_results(out, parameters, tables, figures | {"auc_by_seed": seeds_fig
 # ## Next
 #
 # - Change a parameter above and run again: `backbone = "aeu"`, which also predicts how sure it is of each pixel, changes the picture most.
-# - The same page on your images: `d2ue reproduce quickstart --data FOLDER -p epochs=250 -p batch_size=64 -p n_train=0 -p n_test=0`.
+# - The same page on your images: `d2ue reproduce quickstart --data FOLDER -p epochs=250 -p batch_size=64 -p learning_rate=0.0005 -p n_train=0 -p n_test=0`.
 # - Train and score without a notebook: `d2ue fit FOLDER --out RUN`, then `d2ue score RUN FOLDER --method dual --out scores.csv`.

@@ -109,10 +109,23 @@ def test_malformed_assignments_are_refused(texts):
         parse_assignments(texts)
 
 
-def test_every_notebook_that_can_be_named_is_there_and_takes_data_and_out():
+def test_every_notebook_has_a_name_and_every_name_a_notebook():
+    there = {path.name for path in find_notebook("quickstart").parent.glob("*.ipynb")}
+    assert set(NOTEBOOKS.values()) == there
     for name in NOTEBOOKS:
         known = notebook_parameters(find_notebook(name))
-        assert known["data"][0] == known["out"][0] == "str"
+        assert all(known[key][0] == "str" for key in ("data", "out") if key in known)
+
+
+def test_a_notebook_that_writes_nothing_runs_too(tmp_path):
+    path = make_notebook(tmp_path)
+    notebook = nbformat.read(path, as_version=4)
+    parameters = notebook.cells[0]
+    lines = [line for line in parameters.source.splitlines() if not line.startswith("out:")]
+    parameters.source = "\n".join(lines)
+    notebook.cells = [parameters]
+    nbformat.write(notebook, path)
+    assert run_notebook(path, tmp_path / "results").is_file()
 
 
 def test_the_command_refuses_an_unknown_parameter_before_anything_is_written(capsys, tmp_path):
