@@ -199,17 +199,21 @@ def test_disagreement_ratio_by_hand():
 
 def effect_frame():
     return pd.DataFrame(
-        {"seed": [0, 0, 1, 1], "repulsion_weight": [0.0, 1, 0, 1], "x": [1.0, 2, 4, 2]}
+        {
+            "seed": [0, 0, 1, 1, 2, 2],
+            "repulsion_weight": [0.0, 1, 0, 1, 0, 1],
+            "x": [1.0, 2, 4, 2, 1, 5],
+        }
     )
 
 
 def test_effects_are_paired_by_seed(refused):
     (row,) = dv.effects(effect_frame(), {"x": "title"}).to_dict("records")
     assert row == {
-        "without": 2.5, "with": 2.0, "factor": 1.25, "lowest": 0.5, "highest": 2.0,
-        "higher in": "1 of 2",
+        "without": 2.0, "with": 3.0, "factor": 2.5, "lowest": 0.5, "highest": 5.0,
+        "higher in": "2 of 3",
     }  # fmt: skip
-    assert "1 of 2 seeds" in dv.effect_lines(dv.effects(effect_frame(), {"x": "title"}))[0]
+    assert "2 of 3 seeds" in dv.effect_lines(dv.effects(effect_frame(), {"x": "title"}))[0]
     with refused("Each seed"):
         dv.effects(effect_frame().iloc[:3], {"x": "title"})
 
