@@ -210,3 +210,36 @@ def test_what_is_there_is_scored_and_what_is_missing_named(tiny, dataset, tmp_pa
     # and a batch trains what is missing
     again = batch.plan(wanted, [dataset], [1, 2], store)
     assert len(again.trainings()) == 1 and len(again.tasks) == 2
+
+
+def test_clusters_reach_every_table_and_claim(tiny, dataset, tmp_path, refused):
+    """Read by `obtain`, refused where they are of other images or not one file a data set."""
+    base, store = tiny(n_learners=3), Store(tmp_path / "s")
+    plan = batch.plan(tables.rows("controls", base, ["ae"]), [dataset], [1], store)
+    plan.tasks = {name: task for name, task in plan.tasks.items() if not task.needs}
+    plan.tasks = {name: task for name, task in plan.tasks.items() if task.kind == "score"}
+    batch.run(plan, store, jobs=1, device="cpu", progress=False)
+
+    def written(labels):
+        lines = [f"t{i},train,0,{i}" for i in range(20)]
+        lines += [f"x{i},test,{label},{100 + i // 2}" for i, label in enumerate(labels)]
+        path = tmp_path / "clusters.csv"
+        path.write_text("name,split,label,cluster\n" + "\n".join(lines) + "\n")
+        return str(path)
+
+    def settings(clusters):
+        return batch.Settings(
+            "waves", results=str(store.folder), seeds="1", base=base, clusters=clusters
+        )
+
+    cells, _ = batch.obtain(["controls"], settings(written(dataset.test.labels)))
+    run = tables.long_table(cells["controls"]).query("n_seeds > 0")
+    assert set(run["independence"]) == {"clusters respected (6 clusters of 12 images)"}
+    plain, _ = batch.obtain(["controls"], settings(""))
+    alone = tables.long_table(plain["controls"]).query("n_seeds > 0")
+    assert set(alone["independence"]) == {"images as independent"}
+    np.testing.assert_array_equal(run["AUC"], alone["AUC"])
+    with refused("12 test images that are not those of waves"):
+        batch.obtain(["controls"], settings(written(dataset.test.labels[::-1])))
+    with refused("1 data sets and 2 files"):
+        batch.obtain(["controls"], settings("a.csv,b.csv"))
