@@ -146,7 +146,9 @@ def reproduce(
     context: typer.Context,
     name: Annotated[
         str,
-        typer.Argument(help="quickstart, table1, table2, table3, ablations; all = the last four"),
+        typer.Argument(
+            help="quickstart, audit, table1, table2, table3, ablations; all = the last four"
+        ),
     ],
     dataset: Annotated[
         list[str] | None,

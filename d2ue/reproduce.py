@@ -26,6 +26,7 @@ NOTEBOOKS = {
     "table2": "12_table2.ipynb",
     "table3": "13_table3.ipynb",
     "ablations": "14_ablations.ipynb",
+    "audit": "20_audit.ipynb",
 }
 #: Those that draw tables, all that `d2ue reproduce all` runs.
 TABLE_NOTEBOOKS = ("table1", "table2", "table3", "ablations")
