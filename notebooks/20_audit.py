@@ -137,14 +137,16 @@ display(Markdown(ex.markdown(ex.show_cleaned_verdicts(claims))))
 
 # %% [markdown]
 # **Seen** (70 + 600 images are left, three seeds): every trained row falls, by 13 to 47 points: AE's reconstruction error from 82.4 to 39.3, AEU's whole method from 94.6 to 66.0. Reconstruction error and the whole method of AE and MemAE stand *below* chance then. The control *nearest neighbour in train*, which learned nothing but the training images by heart, has 86.6 on the published split, more than AE's or MemAE's whole method, and 36.0 on the cleaned one: it falls most, which is what copies in training do. Controls that do not look at the training images, brightness and sharpness, stay where they were (80 and 87 the other way round: abnormal images are darker and smoother), and so does the untrained ensemble. Of the claims, "DSU raises AUC over Unc" stays for AE and MemAE, at a third of its size, and cannot be told for AEU (-12.2, seeds apart); that repulsion raises AUC cannot be told on either split.
-
-**What a reader may conclude**: most of what autoencoders reach on this benchmark as published is telling copies of training images from other images. Differences between rows on it are differences in how well that is told.
-
-**What not**: that the method works as badly as 42 on new scans. The normal images left are those that nobody copied, 70 images in a single collection, unlike the 253 pictures that fill training; nothing shows that they are the same kind, and they may just be new to the learner in every way. The question of an honest split is that of the rule `random`, with training anew, and its answer needs seeds that were not trained here. Nor does any of this say where the paper's numbers on other sets come from: they were not audited.
+#
+# **What a reader may conclude**: most of what autoencoders reach on this benchmark as published is telling copies of training images from other images. Differences between rows on it are differences in how well that is told.
+#
+# **What not**: that the method works as badly as 42 on new scans. The normal images left are those that nobody copied, 70 images in a single collection, unlike the 253 pictures that fill training; nothing shows that they are the same kind, and they may just be new to the learner in every way. The question of an honest split is that of the rule `random`, with training anew, and its answer needs seeds that were not trained here. Nor does any of this say where the paper's numbers on other sets come from: they were not audited.
 
 # %%
 write_report(found, out)
-ex.save_results(out, {"data": data, "seed": seed}, {"cleaned": table, "claims": claims}, {"cleaned": comparison})
+ex.save_results(
+    out, {"data": data, "seed": seed}, {"cleaned": table, "claims": claims}, {"cleaned": comparison}
+)
 
 # %% [markdown]
 # **Next:** audit your own folder, `d2ue audit FOLDER --out DIR --clean random`, and train on the split it writes: `d2ue fit FOLDER/data.cleaned-random-0.json --out RUN`. Rule `train` keeps your learners and asks what the copies were worth; rule `random` moves whole clusters and asks what an honest split of the same images gives.
