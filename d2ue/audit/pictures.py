@@ -67,7 +67,7 @@ def distances(found: Audit) -> Figure:
     return figure
 
 
-def pairs_sheet(found: Audit, columns: int = 6, rows: int = 4) -> Figure:
+def pairs_sheet(found: Audit, columns: int = 6, rows: int = 3) -> Figure:
     """Near duplicates evenly over how alike they are, the least alike first."""
     from d2ue.audit.report import chosen_pairs
 
