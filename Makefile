@@ -13,12 +13,13 @@ export MPLCONFIGDIR := $(CURDIR)/.venv/var/matplotlib
 unexport PYTHONHOME PYTHONPATH
 
 # The folder figures/ must not stand for the target of that name.
-.PHONY: help reproduce figures test lint clean setup
+.PHONY: help reproduce figures fuzz test lint clean setup
 
 help:
 	@echo "make reproduce   the quickstart and all tables, on phantoms and small: results/ (minutes)"
 	@echo "make test        check everything: style, unit tests, notebooks"
 	@echo "make lint        the style only"
+	@echo "make fuzz        2000 hostile inputs of each kind (half an hour)"
 	@echo "make clean       remove what these made"
 	@echo "The first of them installs what is needed into .venv and takes some minutes longer."
 
@@ -33,9 +34,13 @@ reproduce: setup
 # The tables of figures/, drawn anew from the scores that are kept there.
 figures: setup
 	for set in brain-mri; do \
-	  .venv/bin/d2ue reproduce all --dataset $$set --scores figures/scores/$$set.zip --seeds 3 --out figures/$$set || exit; \
-	  rm figures/$$set/*/*.ipynb; \
+	  .venv/bin/d2ue reproduce all --dataset $$set --scores figures/scores/$$set.zip --clusters figures/$$set/audit/clusters.csv --seeds 3 --out figures/$$set || exit; \
+	  rm figures/$$set/table*/*.ipynb figures/$$set/ablations/*.ipynb; \
 	done
+
+# Hostile files, settings and archives: 2000 cases of each kind (half an hour); make test tries 60.
+fuzz: setup
+	OMP_NUM_THREADS=1 D2UE_FUZZ=2000 $(python) -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py tests/test_folder.py tests/test_reliability.py -k "fuzz or bombs or memory"
 
 # Files side by side, as many as there are cores (four at most: a notebook takes a gigabyte), each on one thread.
 test: lint

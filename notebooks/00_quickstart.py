@@ -29,7 +29,9 @@ n_test: int = 300  # test images to score; 0 for all
 seeds: int = 3  # seeds 0, 1, ...: ensembles trained from scratch
 epochs: int = 3  # passes over the training images (the paper: 250)
 batch_size: int = 16  # images a step (the paper: 64; smaller gives more steps for the time)
-learning_rate: float = 0.002  # Adam's (the paper: 0.0005 for ae; higher, because there are few steps)
+learning_rate: float = (
+    0.002  # Adam's (the paper: 0.0005 for ae; higher, because there are few steps)
+)
 backbone: str = "ae"  # ae, memae or aeu
 learners: int = 3  # learners in an ensemble
 repulsion_weight: float = 1.0  # lambda of Eq. (4), compared with 0

@@ -31,7 +31,6 @@ out: str = "../results/audit"  # folder for the report of this page
 progress: bool = False  # progress bars; they clutter a page that is kept
 
 # %%
-import json
 import shutil
 from pathlib import Path
 
