@@ -60,7 +60,7 @@ print("L_orig of the two AE:", *(f"{history[-1]['loss']:.3f}" for history in pai
 #
 # The last column is no copy of *z*: there the rotation was done in the first layer, before a ReLU, and undone after it.
 #
-# **Look for** the upper row, in which no two features look alike, and for the number below each output: its largest difference to the learner's own.
+# **Look for** the upper row, in which no two features are equal, and for the number below each output: its largest difference to the learner's own.
 
 # %%
 copies, figures = redundancy.copies(learner), {}
@@ -198,11 +198,11 @@ by = ["similarity", "reading"]
 ratio, wide = (gradients[layer].groupby(by)["ratio"].mean() for layer in ("z", "en1"))
 print(ratio[["cka", "manhattan"]].map("{:.0e}".format).to_string())
 assert ratio["manhattan", "whole batch"] == 0 == wide["manhattan", "image by image"]
-assert ratio["cka"].item() > 3 > ratio["manhattan", "mean difference"] > 0.3
+assert ratio[["cka", "cosine", "pearson"]].min() > 3 > ratio["manhattan", "mean difference"] > 0.3
 assert ratio["manhattan", "image by image"] < 0.1
 
 # %% [markdown]
-# **Seen:** CKA, cosine and Pearson start with a push above that of L_orig at *z*, whatever the reading. For the distances the reading decides: image by image Manhattan pushes less than a tenth as hard as L_orig, over the whole batch it underflows and *is* `none`, and as a mean difference it pushes about as hard as L_orig (asserted: 0.3 to 3 times). At a wide layer (en1) even the image-by-image reading is 0. Where Table 3 ranks the distances next to `none`, the reading may be all that is ranked.
+# **Seen:** CKA, cosine and Pearson start with more than three times the push of L_orig at *z*, whatever the reading. For the distances the reading decides: image by image Manhattan pushes less than a tenth as hard as L_orig, over the whole batch it underflows and *is* `none`, and as a mean difference it pushes about as hard as L_orig (asserted: 0.3 to 3 times). At a wide layer (en1) Manhattan's image-by-image reading is exactly 0 too (asserted). Where Table 3 ranks the distances next to `none`, the reading may be all that is ranked.
 #
 # Gradients were drawn for a handful of initial networks (a dot each). Adam rescales a gradient's size, so that what counts is its size next to that of L_orig, as drawn, and only at the start: later both change.
 
