@@ -18,7 +18,7 @@
 #
 # **You will learn** how the similarity of learners moves while they are trained, with and without repulsion; what that does to reconstruction and to disagreement; and why three heaps in a t-SNE or UMAP prove nothing: three rotated copies of *one* learner lie in three heaps too.
 #
-# **Runs** in about half a minute on a laptop's CPU, a third of it for UMAP, which is compiled when first used. To be that quick, the images are phantoms of 16 x 16 pixels and the learners see them a few dozen times; what is said of numbers below is printed by the page, so that it stays true when you change them.
+# **Runs** in about a minute on a CPU, a third of it for UMAP, which is compiled at its first use (`neighbours = 0` leaves it out). To be that quick, the images are phantoms of 16 x 16 pixels and the learners see them a few dozen times; what is said of numbers below is printed by the page, so that it stays true when you change them.
 #
 # The functions: Eq. (1) and (4) are `repulsion_loss` and `total_loss` in [`training.py`](../d2ue/training.py); Eq. (2) and (3) are `linear_cka`, `hsic` and `debiased_cka` in [`similarity.py`](../d2ue/similarity.py); the measures of this page are in [`diversity.py`](../d2ue/diversity.py).
 
@@ -60,7 +60,11 @@ print(f"compared on {len(images['normal'])} normal and {len(images['abnormal'])}
 # %% [markdown]
 # ## While they are trained
 #
-# Learners are trained one after another. Learner $n$ minimises $\mathcal{L}_{orig} + \lambda\,\frac{1}{n-1}\sum_j \mathrm{CKA}(P_j, Q_n)$, where its seniors $j$ are finished and frozen. So "during training" means: one learner moves, its seniors stand still. After every epoch the learner is asked for its feature z of images that nobody is trained on, and compared with each senior's.
+# Learners are trained one after another. Learner n minimises
+#
+# $$\mathcal{L}_{orig} + \lambda\,\frac{1}{n-1}\sum_j \mathrm{CKA}(P_j, Q_n),$$
+#
+# where its seniors j are finished and frozen. So "during training" means: one learner moves, its seniors stand still. After every epoch the learner is asked for its feature z of images that nobody is trained on, and compared with each senior's.
 #
 # **Look for** the two families of lines, and for the right panel: nothing is repelled *on abnormal images*, which are not there in training. If their lines fall too, that is generalisation. Dotted lines are the CKA of Eq. (2), which is biased upwards; solid and dashed ones the debiased form, about 0 for unrelated features.
 
@@ -101,7 +105,7 @@ plt.show()
 #
 # Now the paper's Figure 1b, with what it leaves out. All learners' features z go into one heap, and t-SNE or UMAP lays them out in the plane. The **third row is a control**: learner 1 of the unrepelled ensemble, three times, the second and third time *rotated* in feature space (`rotated_copies`). A rotation changes coordinates and nothing else: what the copies say of the images is the same, their CKA is 1, and an ensemble of them would be one learner.
 #
-# **Look for** heaps by colour (learners), in each of the three rows, and how little the rows differ from each other compared with how much one row changes with the embedding's seed and perplexity.
+# **Look for** heaps by colour (learners), in each of the three rows, and whether you could tell the rows apart without their names.
 
 # %%
 features["rotated copies"] = dv.rotated_copies(features["no repulsion"][0], learners)

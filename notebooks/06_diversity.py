@@ -18,7 +18,7 @@
 #
 # **You will learn** how to put an interval on a correlation whose points are not independent; what the runs on Brain MRI that are kept here say; and what a learner more costs and brings.
 #
-# **Runs** in about half a minute: the first half draws our runs of 250 epochs on Brain MRI from their kept scores, in seconds and without an image; the second half trains a small grid on phantoms. What exists and what was not run is printed.
+# **Runs** in about a minute: the first half draws our runs of 250 epochs on Brain MRI from their kept scores, in seconds and without an image; the second half trains a small grid on phantoms. What exists and what was not run is printed.
 #
 # The functions: CKA, Eq. (2) and (3), is in [`similarity.py`](../d2ue/similarity.py), output-space uncertainty (Unc, Eq. 5) and dual-space uncertainty (DSU, Eq. 6) in [`uncertainty.py`](../d2ue/uncertainty.py); `rank_correlation` and the tables of this page are in [`diversity.py`](../d2ue/diversity.py).
 
