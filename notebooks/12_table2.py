@@ -132,7 +132,7 @@ rivals = ex.verdicts("controls", [*cells["table2"], *cells["controls"]])
 display(Markdown(ex.markdown(ex.show_verdicts(rivals))))
 
 # %% [markdown]
-# **Seen in the committed run**: on the published split of Brain MRI, sharpness alone tells the classes apart with an AUC of 13 (turned round: 87), mean intensity with 20 (80). The distance to the nearest training image, with no network at all, reaches 87: that the whole method of AE or MemAE beats it cannot be told, that of AEU does, by 8 points. A single AEU's gradient stands at 95 where the whole method of three learners has 95 (two seeds of the gradient; the verdict is open). Untrained networks reach 74 by their reconstruction error, since it is hardly more than the image's own brightness. What becomes of all this without the test images of which a near duplicate was trained on stands in [figures/brain-mri/cleaned](../figures/brain-mri/cleaned/cleaned.md).
+# **Seen in the committed run**: on the published split of Brain MRI, sharpness alone tells the classes apart with an AUC of 13 (turned round: 87), mean intensity with 20 (80). The distance to the nearest training image, with no network at all, reaches 87: that the whole method of AE or MemAE beats it cannot be told, that of AEU does, by 8 points. A single AEU's gradient stands at 95 where the whole method of three learners has 95 (three seeds; the verdict is open). Untrained networks reach 74 by their reconstruction error, since it is hardly more than the image's own brightness. What becomes of all this without the test images of which a near duplicate was trained on stands in [figures/brain-mri/cleaned](../figures/brain-mri/cleaned/cleaned.md).
 
 # %% [markdown]
 # ## Where our numbers and the paper's differ
