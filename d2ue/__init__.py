@@ -15,7 +15,7 @@ or, with a threshold and in scikit-learn's habits:
 """
 
 from d2ue.config import ScoreConfig, TrainConfig
-from d2ue.datasets import Dataset, ImageSet, load, load_folder, load_images, phantom
+from d2ue.datasets import Dataset, ImageSet, ScanConfig, load, load_folder, load_images, phantom
 from d2ue.ensemble import Ensemble
 from d2ue.errors import D2UEError, DivergedError, InputError
 from d2ue.evaluation import auc, average_precision, bootstrap_interval
@@ -43,6 +43,7 @@ __all__ = [
     "Ensemble",
     "ImageSet",
     "InputError",
+    "ScanConfig",
     "ScoreConfig",
     "TrainConfig",
     "auc",

@@ -29,9 +29,7 @@ n_test: int = 300  # test images to score; 0 for all
 seeds: int = 3  # seeds 0, 1, ...: ensembles trained from scratch
 epochs: int = 3  # passes over the training images (the paper: 250)
 batch_size: int = 16  # images a step (the paper: 64; smaller gives more steps for the time)
-learning_rate: float = (
-    0.002  # Adam's (the paper: 0.0005 for ae; higher, because there are few steps)
-)
+learning_rate: float = 0.002  # Adam's (the paper: 0.0005 for ae; there are fewer steps here)
 backbone: str = "ae"  # ae, memae or aeu
 learners: int = 3  # learners in an ensemble
 repulsion_weight: float = 1.0  # lambda of Eq. (4), compared with 0
@@ -80,18 +78,19 @@ plt.show()
 #
 # $$\mathrm{CKA}(P, Q) = \frac{\mathrm{HSIC}(K, L)}{\sqrt{\mathrm{HSIC}(K, K)\,\mathrm{HSIC}(L, L)}}, \quad K = PP^\top,\; L = QQ^\top$$
 #
-# Ensembles with $\lambda = 0$ and with repulsion are trained for every seed, in one call: both start from the same first learner, which is trained once.
+# Ensembles with $\lambda = 0$ and with repulsion are trained for every seed, in one call a seed: both start from the same first learner, which is trained once.
 
 # %%
 settings = dict(backbone=backbone, n_learners=learners, epochs=epochs, batch_size=batch_size)
 settings["learning_rate"] = learning_rate
 weights = {0.0: "none"} | {repulsion_weight: "repulsion"}
-configs = [
-    TrainConfig(seed=seed, repulsion_weight=weight, image_size=test.image_size, **settings)
-    for seed in range(seeds)
-    for weight in weights
-]
-ensembles = train_ensembles(configs, train, device=device, progress=progress)
+ensembles = []
+for seed in range(seeds):
+    both = [
+        TrainConfig(seed=seed, repulsion_weight=weight, image_size=test.image_size, **settings)
+        for weight in weights
+    ]
+    ensembles += train_ensembles(both, train, device=device, progress=progress)
 plain, repelled = ensembles[0], ensembles[len(weights) - 1]  # of seed 0, for the pictures
 
 # %% [markdown]

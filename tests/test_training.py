@@ -488,8 +488,9 @@ def test_many_ensembles_are_the_single_ones(equal_tensors, tiny, draw_set):
     ]
     singles = [train_ensemble(config, data, progress=False) for config in configs]
     # Side by side, float32 rounds otherwise, and where a gradient is all rounding Adam still steps
-    # by lr or more, either way, 4 times. In float64 both agree to 1e-8 (tested above).
-    for replicas, tolerance in ((1, 0.0), (4, 1e-2)):
+    # by lr or more, either way, 4 times, which BatchNorm's statistics of a hidden unit then follow
+    # (0.0104 seen on a processor without AVX-512). In float64 both agree to 1e-8 (tested above).
+    for replicas, tolerance in ((1, 0.0), (4, 2e-2)):
         together = train_ensembles(configs, data, replicas=replicas, progress=False)
         for config, ensemble, alone in zip(configs, together, singles, strict=True):
             assert ensemble.config == config and len(ensemble) == config.n_learners

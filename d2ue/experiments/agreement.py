@@ -52,7 +52,8 @@ def among_lowest_by_run(
     """`among_lowest` of kept scores, one row a run, selection and judged score.
 
     Args:
-        records: as `d2ue.results.read_records` gives them; those of other settings are left out.
+        records: as `d2ue.results.read_records` gives them; those of other settings and of
+            controls are left out.
         methods: scores to select by and to judge.
         share: of the abnormal images, rounded up.
         n_learners: of the ensembles to take.
@@ -64,6 +65,8 @@ def among_lowest_by_run(
     """
     parts = []
     for record in records:
+        if record.control:
+            continue  # it has no learners to disagree
         c = record.config
         if c.n_learners != n_learners or (
             c.repels and (c.similarity, c.layer) != (similarity, "z")
