@@ -19,13 +19,13 @@
 # - **Redundancy-aware repulsion (RAR)** makes them more different: each learner is pushed away from its seniors *in feature space*, so that they improvise differently.
 # - **Dual-space uncertainty (DSU)** is meant to read the disagreement better: not of the outputs alone, but of *input gradient times reconstruction error*.
 #
-# On this page both are trained and measured on three seeds. You will see the images, what the learners make of them, the three score maps beside the truth, and the table that decides. At the committed defaults it runs under a minute on two cores and the learners are barely trained; `-p epochs=12` is a better look, for four minutes. Neither gives the paper's numbers: those need the paper's images and 250 epochs.
+# On this page both are trained and measured on three seeds. You will see the images, what the learners make of them, the three score maps beside the truth, and the table that decides. At the committed defaults it runs about a minute on two cores and the learners are barely trained; `-p epochs=12` is a better look, for four minutes. Neither gives the paper's numbers: those need the paper's images and 250 epochs.
 
 # %% tags=["parameters"]
 data: str = "phantom"  # phantom, phantom-chest, or a folder with images/ and data.json
 out: str = "../results/quickstart"  # folder for the tables and pictures of this page
-n_train: int = 400  # normal images to train on; 0 for all
-n_test: int = 300  # test images to score; 0 for all
+n_train: int = 256  # normal images to train on; 0 for all
+n_test: int = 200  # test images to score; 0 for all
 seeds: int = 3  # seeds 0, 1, ...: ensembles trained from scratch
 epochs: int = 3  # passes over the training images (the paper: 250)
 batch_size: int = 16  # images a step (the paper: 64; smaller gives more steps for the time)
