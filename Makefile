@@ -13,7 +13,7 @@ export MPLCONFIGDIR := $(CURDIR)/.venv/var/matplotlib
 unexport PYTHONHOME PYTHONPATH
 
 # The folder figures/ must not stand for the target of that name.
-.PHONY: help reproduce figures fuzz test lint clean setup
+.PHONY: help reproduce figures fuzz bench test lint clean setup
 
 help:
 	@echo "make reproduce   the quickstart and all tables, on phantoms and small: results/ (minutes)"
@@ -21,6 +21,7 @@ help:
 	@echo "make lint        the style only"
 	@echo "make fuzz        2000 hostile inputs of each kind (half an hour)"
 	@echo "make clean       remove what these made"
+	@echo "make bench       measure against the plain recipe, into figures/speed (half an hour)"
 	@echo "The first of them installs what is needed into .venv and takes some minutes longer."
 
 # Demonstrations in minutes: neither the images nor the epochs are the paper's.
@@ -41,6 +42,12 @@ figures: setup
 # Hostile files, settings and archives: 2000 cases of each kind (half an hour); make test tries 60.
 fuzz: setup
 	OMP_NUM_THREADS=1 D2UE_FUZZ=2000 $(python) -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py tests/test_folder.py tests/test_reliability.py -k "fuzz or bombs or memory"
+
+# Against the plain recipe, on this machine: leave it alone meanwhile.
+bench: setup
+	.venv/bin/d2ue bench --out figures/speed
+	$(python) tests/benchmarks/changes.py figures/speed/changes.csv
+	$(python) -m pytest tests/benchmarks/bench_steps.py -o "python_functions=bench_*" --benchmark-columns=min,median,max,rounds
 
 # Files side by side, as many as there are cores (four at most: a notebook takes a gigabyte), each on one thread.
 test: lint

@@ -17,12 +17,15 @@ Other image sizes add or drop stride-2 layers so that the grid before z stays 4 
 **The replica axis.** Images are [R, B, 1, H, W] and every parameter and BatchNorm statistic
 carries a leading R. Replica r sees images[r] only, so what it computes and learns does not depend
 on how many others there are: replicas are groups of one convolution, entries of one batched
-matrix product, channels of one BatchNorm. R = 1 is the ordinary network, by the same code.
+matrix product, channels of one BatchNorm. R = 1 is the ordinary network, by the same code. On a
+CPU, which gains nothing from computing them together, replicas go one by one.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -30,6 +33,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.grad import conv2d_weight
 
 from d2ue.config import layer_names
 from d2ue.errors import InputError
@@ -125,6 +130,30 @@ class Autoencoder(nn.Module):
             )
         if feature is not None and feature not in self.layers:
             raise InputError(f"layer must be one of {', '.join(self.layers)}, not {feature!r}.")
+        if r > 1 and images.device.type == "cpu":
+            return self._one_by_one(images, feature)
+        return self._together(images, feature)
+
+    def _one_by_one(self, images: Tensor, feature: str | None) -> Reconstruction:
+        """The forward pass of each replica alone, joined.
+
+        On a CPU replicas share the same cores whatever the order, one alone fits the cache, and the
+        gradient by the weights of a grouped convolution has no fast kernel on every processor: it
+        was seen to take a hundred times as long.
+        """
+        alone = _skeleton(self.settings, threading.get_ident()).train(self.training)
+        tensors = {name: p.unbind(0) for name, p in self.named_parameters()}
+        tensors |= {name: b.unbind(0) for name, b in self.named_buffers()}
+        parts = []
+        for i in range(self.replicas):
+            own = {name: of_replicas[i].unsqueeze(0) for name, of_replicas in tensors.items()}
+            parts.append(functional_call(alone, own, (images[i : i + 1], feature)))
+        joined = (None if part[0] is None else torch.cat(part) for part in zip(*parts, strict=True))
+        return Reconstruction(*joined)  # type: ignore[arg-type]
+
+    def _together(self, images: Tensor, feature: str | None) -> Reconstruction:
+        """The forward pass of all replicas in the same operations."""
+        r, size = self.replicas, self.image_size
         batch, depth = images.shape[1], len(self.encoder)
         kept: dict[str, Tensor] = {}
 
@@ -133,9 +162,7 @@ class Autoencoder(nn.Module):
                 is_map = value.ndim == 4
                 kept[name] = _to_vectors(value, r) if is_map else value
 
-        x = images.transpose(0, 1).reshape(batch, r, size, size)
-        # Channels last is the layout in which CPU convolutions of this shape are fastest.
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = _channels_last(images.transpose(0, 1).reshape(batch, r, size, size))
         for i, block in enumerate(self.encoder, 1):
             x = block(x)
             keep(f"en{i}", x)
@@ -146,8 +173,7 @@ class Autoencoder(nn.Module):
             z, addressing = self.memory(z)
         h = self.from_latent(z)
         keep(f"de{depth}", h)
-        x = h.transpose(0, 1).reshape(batch, -1, self.grid, self.grid)
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = _channels_last(h.transpose(0, 1).reshape(batch, -1, self.grid, self.grid))
         for i, block in zip(range(depth - 1, 0, -1), self.decoder, strict=True):
             x = block(x)
             keep(f"de{i}", x)
@@ -176,6 +202,14 @@ def stack(networks: Sequence[Autoencoder]) -> Autoencoder:
     return _from_state(state, networks[0], sum(n.replicas for n in networks))
 
 
+@functools.cache
+def _skeleton(settings: tuple[str, int, int, float], thread: int) -> Autoencoder:
+    """An R = 1 network without tensors, to be called with another's; each thread has its own."""
+    backbone, image_size, slots, shrinkage = settings
+    with torch.device("meta"):
+        return Autoencoder(backbone, 1, image_size, slots, shrinkage)
+
+
 def _from_state(state: Mapping[str, Tensor], like: Autoencoder, replicas: int) -> Autoencoder:
     backbone, image_size, slots, shrinkage = like.settings
     # The weights are replaced at once; a generator of its own leaves torch's global stream alone.
@@ -184,6 +218,16 @@ def _from_state(state: Mapping[str, Tensor], like: Autoencoder, replicas: int) -
     network.to(device=reference.device, dtype=reference.dtype).train(like.training)
     network.load_state_dict(state)
     return network
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """`x` [B, C, h, w] in the layout in which CPU convolutions of these shapes are fastest."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    if x.shape[1] == 1:
+        # With one channel both layouts look alike, and everything after would take the other one.
+        height, width = x.shape[-2:]
+        x = x.as_strided(x.shape, (height * width, 1, width, 1))
+    return x
 
 
 def _to_vectors(x: Tensor, replicas: int) -> Tensor:
@@ -209,7 +253,10 @@ class _Conv(nn.Module):
         _uniform(self.weight, self.weight[0, 0].numel(), generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight.flatten(0, 1), stride=2, padding=1, groups=len(self.weight))
+        weight = self.weight.flatten(0, 1)
+        if _is_narrow(x, self.weight):
+            return _CpuConv.apply(x, weight)
+        return F.conv2d(x, weight, stride=2, padding=1, groups=len(self.weight))
 
 
 class _ConvTranspose(nn.Module):
@@ -225,7 +272,97 @@ class _ConvTranspose(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.flatten(0, 1)
+        if _is_narrow(x, self.weight):
+            return _CpuConvTranspose.apply(x, weight)
         return F.conv_transpose2d(x, weight, stride=2, padding=1, groups=len(self.weight))
+
+
+def _is_narrow(x: Tensor, weight: Tensor) -> bool:
+    """Whether a (transposed) convolution between an image and features runs on a CPU.
+
+    PyTorch's CPU kernels fill their vectors with channels. Where one side has only the image's one
+    or two, the transposed direction costs as much as a convolution with sixteen: `_spread` is five
+    times faster.
+    """
+    plain = x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+    return not plain and len(weight) == 1 and weight.shape[2] <= 2
+
+
+def _spread(x: Tensor, weight: Tensor) -> Tensor:
+    """`F.conv_transpose2d(x, weight, stride=2, padding=1)` for few output channels.
+
+    One matrix product gives what every pixel sends to each of the 4 x 4 places around it. Output
+    row 2i gets tap 1 of row i and tap 3 of row i-1, row 2i+1 gets tap 2 of row i and tap 0 of row
+    i+1; columns likewise.
+
+    Args:
+        x: [B, inputs, h, w].
+        weight: [inputs, outputs, 4, 4].
+
+    Returns:
+        Shape [B, outputs, 2h, 2w].
+    """
+    batch, inputs, height, width = x.shape
+    outputs = weight.shape[1]
+    pixels = x.permute(0, 2, 3, 1).reshape(-1, inputs)
+    taps = (weight.flatten(1).T @ pixels.T).view(outputs, 4, 4, batch, height, width)
+    y = x.new_empty(batch, outputs, height, 2, width, 2)
+    for row in (0, 1):
+        rows = taps[:, 1 + row]
+        if row == 0:
+            rows[:, :, :, 1:] += taps[:, 3, :, :, :-1]
+        else:
+            rows[:, :, :, :-1] += taps[:, 0, :, :, 1:]
+        y[..., row, :, 0] = _columns(rows[:, 1], rows[:, 3], 1).transpose(0, 1)
+        y[..., row, :, 1] = _columns(rows[:, 2], rows[:, 0], -1).transpose(0, 1)
+    return y.view(batch, outputs, 2 * height, 2 * width)
+
+
+def _columns(near: Tensor, far: Tensor, step: int) -> Tensor:
+    """`near`, with `far` added one column to the right (step 1) or left (step -1); in place."""
+    if step == 1:
+        near[..., 1:] += far[..., :-1]
+    else:
+        near[..., :-1] += far[..., 1:]
+    return near
+
+
+class _CpuConv(torch.autograd.Function):
+    """Convolution of an image: `_Conv` whose gradient by the image is `_spread`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, stride=2, padding=1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        by_x = _spread(gradient, weight) if ctx.needs_input_grad[0] else None
+        by_weight = None
+        if ctx.needs_input_grad[1]:
+            by_weight = conv2d_weight(x, weight.shape, gradient, stride=2, padding=1)
+        return by_x, by_weight
+
+
+class _CpuConvTranspose(torch.autograd.Function):
+    """Transposed convolution to an image: `_ConvTranspose` by `_spread`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _spread(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        gradient = _channels_last(gradient)
+        by_x = by_weight = None
+        if ctx.needs_input_grad[0]:
+            by_x = F.conv2d(gradient, weight, stride=2, padding=1)
+        if ctx.needs_input_grad[1]:
+            by_weight = conv2d_weight(gradient, weight.shape, x, stride=2, padding=1)
+        return by_x, by_weight
 
 
 class _BatchNorm(nn.Module):
@@ -257,7 +394,7 @@ class _ConvBlock(nn.Module):
         self.norm = _BatchNorm(len(conv.weight), channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(x)))
+        return F.relu(self.norm(self.conv(x)), inplace=True)
 
 
 class _Linear(nn.Module):
@@ -283,7 +420,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     a gradient by a transposed weight comes out transposed and is then copied; on a CPU oneDNN's
     matrix product is used where torch has it, twice as fast on some machines as torch's choice.
     """
-    if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and _one_dnn is not None:
+    plain = torch.is_autocast_enabled(x.device.type) or x.dtype != torch.float32
+    if x.device.type == "cpu" and not plain and _one_dnn is not None:
         return _CpuLinear.apply(x, weight, bias)
     return torch.bmm(weight, x.mT).mT + bias.unsqueeze(1)
 

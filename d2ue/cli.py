@@ -86,6 +86,13 @@ def fit(
         int, typer.Option(help="pixels a side, a power of two")
     ] = DEFAULTS.image_size,
     seed: Annotated[int, typer.Option(help="of weights and shuffles")] = DEFAULTS.seed,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="number format of products while training: float32, tf32 (CUDA only) or bf16 "
+            "(slow on processors without instructions for it)"
+        ),
+    ] = DEFAULTS.precision,
     slices: Slices = None,
     axis: Axis = None,
     window: Window = None,
@@ -130,6 +137,7 @@ def fit(
         batch_size=batch_size,
         image_size=image_size,
         seed=seed,
+        precision=precision,
     )
     if contamination is not None:
         check_contamination(contamination)
@@ -413,6 +421,29 @@ def controls(
         typer.echo(f"failed: {task}: {sentence}", err=True)
     if report.failed:
         raise D2UEError(f"{len(report.failed)} controls could not be scored.")
+
+
+@app.command()
+def bench(
+    out: Annotated[Path, typer.Option(help="folder for the table, the picture and every run")] = (
+        Path("results/speed")
+    ),
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
+    repeats: Annotated[int, typer.Option(min=1, help="times that each thing is measured")] = 5,
+    images: Annotated[int, typer.Option(min=128, help="training images of noise, 64 x 64")] = 1000,
+    epochs: Annotated[int, typer.Option(min=1, help="passes over them")] = 2,
+) -> None:
+    """Measure training and scoring against the plain recipe, on this machine (a quarter hour)."""
+    from d2ue import bench
+
+    resolve_device(device)
+    bench.plain_recipe()
+    with reading(out):
+        is_file = out.exists() and not out.is_dir()
+    if is_file:
+        raise InputError(f"{out} is a file: give --out a folder.")
+    runs = bench.measure_all(bench.cases(device, images, epochs), repeats)
+    typer.echo(bench.write(runs, bench.facts(runs, device), out))
 
 
 @app.command("audit")

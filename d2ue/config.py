@@ -16,6 +16,8 @@ from d2ue.similarity import SIMILARITIES
 BACKBONES = ("ae", "memae", "aeu")
 #: Powers of two, so that stride-2 layers lead to a 4 x 4 grid.
 IMAGE_SIZES = (16, 32, 64, 128, 256, 512)
+#: How products of matrices and convolutions are computed while training; all else is float32.
+PRECISIONS = ("float32", "tf32", "bf16")
 METHODS = ("ensemble", "output", "dual", "input")
 #: Learning rate by backbone (Section 3, "Implementation Details").
 LEARNING_RATES = {"ae": 5e-4, "memae": 5e-4, "aeu": 1e-3}
@@ -46,6 +48,7 @@ class TrainConfig:
     memory_slots: int = 25  # MemAE: items in the memory
     shrinkage: float = 0.0025  # MemAE: hard shrinkage (the configuration's 0.0 is never read)
     entropy_weight: float = 2e-4  # MemAE: weight of the addressing's entropy in the loss
+    precision: str = "float32"  # of products: float32 | tf32 (CUDA only) | bf16; not the paper's
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -59,6 +62,7 @@ class TrainConfig:
         if self.image_size not in IMAGE_SIZES:
             sizes = ", ".join(map(str, IMAGE_SIZES))
             raise InputError(f"image_size must be one of {sizes}, not {self.image_size}.")
+        _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("layer", self.layer, layer_names(self.image_size))
         least = 4 if self.similarity == "debiased-cka" else 2
         _check_range("n_learners", self.n_learners, 1, 1000)

@@ -12,6 +12,7 @@ from torch import Tensor
 from d2ue.backbones import Autoencoder, Reconstruction, stack
 from d2ue.config import TrainConfig
 from d2ue.errors import InputError
+from d2ue.steps import precision
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def as_tensor(images: np.ndarray | Tensor) -> Tensor:
 
 def forward(network: Autoencoder, x: Tensor, feature: str | None = None) -> Reconstruction:
     """Every replica's output for the same images [B, 1, H, W], without gradients."""
-    with torch.no_grad():
+    with torch.no_grad(), precision("float32", x.device):
         return network(x.expand(network.replicas, *x.shape), feature)
 
 

@@ -43,6 +43,7 @@ from d2ue.ensemble import (
 from d2ue.errors import DivergedError, InputError
 from d2ue.progress import bar as progress_bar
 from d2ue.similarity import SIMILARITIES, Similarity
+from d2ue.steps import captured, precision
 
 #: Raised whenever a change alters what a learner learns; part of every learner's name.
 TRAINING_VERSION = 1
@@ -169,6 +170,7 @@ def train_learners(
     state: TrainState | None = None,
     save: Callable[[TrainState], None] | None = None,
     on_epoch: Callable[[int, dict[str, list[float]]], None] | None = None,
+    capture: bool = True,
 ) -> tuple[Autoencoder, list[dict[str, list[float]]]]:
     """Train learners side by side, each as if alone.
 
@@ -180,6 +182,7 @@ def train_learners(
         state: of the same tasks, to go on from; None starts anew.
         save: called after every epoch but the last with the state; may decline to keep it.
         on_epoch: called after every epoch with its number (from 0) and its entry of the history.
+        capture: on CUDA, whether to run each step as one CUDA graph; it computes the same.
 
     Returns:
         The trained networks as replicas of one (evaluation mode, in the tasks' order), and the
@@ -188,7 +191,8 @@ def train_learners(
         any more, training stops early.
 
     Raises:
-        InputError: if tasks cannot be stacked or there are fewer images than one batch.
+        InputError: if tasks cannot be stacked, there are fewer images than one batch, or the
+            device has not the settings' precision.
     """
     config = tasks[0].config
     if not all(tasks[0].stackable_with(task) for task in tasks):
@@ -199,8 +203,11 @@ def train_learners(
     if device.type == "cpu":
         _keep_freed_memory()
     network = stack([initial_network(task) for task in tasks]).to(device, dtype).train()
+    on_gpu = device.type == "cuda"
     betas = (config.beta1, config.beta2)
-    adam = torch.optim.Adam(network.parameters(), lr=config.lr, betas=betas, fused=True)
+    adam = torch.optim.Adam(
+        network.parameters(), lr=config.lr, betas=betas, fused=True, capturable=on_gpu
+    )
     history: list[dict[str, list[float]]] = []
     if state is not None:
         _restore(state, network, adam)
@@ -209,18 +216,30 @@ def train_learners(
     pixels = as_tensor(images).to(device)
     objective = _Objective(tasks, device, dtype)
     rows = torch.arange(len(tasks), device=device).unsqueeze(1)
+    index = torch.zeros(len(tasks), batch_size, dtype=torch.int64, device=device)
+    sums = torch.zeros(2, len(tasks), dtype=torch.float64, device=device)
+
+    def step() -> None:
+        """One step on the images at `index`; nothing in it waits for the device."""
+        with precision(config.precision, device):
+            l_orig, l_sim = objective(network, to_unit_range(pixels[index], dtype), rows, index)
+        adam.zero_grad(set_to_none=True)
+        # Summed, not averaged: a replica's gradient must not depend on how many there are.
+        total_loss(l_orig, l_sim, objective.weights).sum().backward()
+        adam.step()
+        sums.add_(torch.stack([l_orig.detach(), l_sim.detach()]))
+
+    def changed() -> dict[str, Tensor]:
+        return {**_state_tensors(network, adam), "sums": sums}
+
+    launch = captured(step, changed) if on_gpu and capture else step
+    steps = n // batch_size
     for epoch in range(len(history), config.epochs):
         order = torch.stack([shuffle(n, task.stream, epoch) for task in tasks]).to(device)
-        sums = torch.zeros(2, len(tasks), dtype=torch.float64, device=device)
-        steps = n // batch_size
-        for step in range(steps):
-            index = order[:, step * batch_size : (step + 1) * batch_size]
-            l_orig, l_sim = objective(network, to_unit_range(pixels[index], dtype), rows, index)
-            adam.zero_grad(set_to_none=True)
-            # Summed, not averaged: a replica's gradient must not depend on how many there are.
-            total_loss(l_orig, l_sim, objective.weights).sum().backward()
-            adam.step()
-            sums += torch.stack([l_orig.detach(), l_sim.detach()])
+        sums.zero_()
+        for i in range(steps):
+            index.copy_(order[:, i * batch_size : (i + 1) * batch_size])
+            launch()
         loss, similarity = (sums / steps).tolist()  # the one look at the device in an epoch
         history.append({"loss": loss, "similarity": similarity})
         if on_epoch:
@@ -279,7 +298,7 @@ def learner_settings(config: TrainConfig, number: int, fingerprint: str) -> dict
     kept = ("backbone", "epochs", "batch_size", "beta1", "beta2", "image_size", "seed")
     settings: dict[str, object] = {name: getattr(config, name) for name in kept}
     settings |= {"learning_rate": config.lr, "number": number, "data": fingerprint}
-    settings |= {"precision": "float32", "training_version": TRAINING_VERSION}
+    settings |= {"precision": config.precision, "training_version": TRAINING_VERSION}
     if config.backbone == "memae":
         for name in ("memory_slots", "shrinkage", "entropy_weight"):
             settings[name] = getattr(config, name)

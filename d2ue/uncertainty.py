@@ -19,6 +19,7 @@ from d2ue.config import ScoreConfig
 from d2ue.ensemble import Ensemble, forward
 from d2ue.errors import InputError
 from d2ue.progress import bar as progress_bar
+from d2ue.steps import precision
 
 
 def deviation(values: Tensor) -> Tensor:
@@ -134,7 +135,7 @@ def input_gradients(
     """
     # One copy of the images for each learner keeps the learners' gradients apart.
     copies = x.expand(network.replicas, *x.shape).clone().requires_grad_(True)
-    with torch.enable_grad():
+    with torch.enable_grad(), precision("float32", x.device):
         output = network(copies)
         total = reconstruction_error(copies, output.mean, output.log_variance, error).sum()
         (gradients,) = torch.autograd.grad(total, copies)
@@ -159,7 +160,7 @@ def dual_terms(network: Autoencoder, x: Tensor) -> tuple[Tensor, Tensor]:
         The Jacobian term and the output term, each [N, B, 1, H, W]; their sum is the product.
     """
     copies = x.expand(network.replicas, *x.shape).clone().requires_grad_(True)
-    with torch.enable_grad():
+    with torch.enable_grad(), precision("float32", x.device):
         f = network(copies).mean
         e = (f - copies).detach()
         (transposed,) = torch.autograd.grad(f, copies, grad_outputs=e.sign())

@@ -311,3 +311,70 @@ def test_linear_layers_on_a_cpu_are_the_plain_ones(replicas):
     for mine, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
     assert found[1].is_contiguous()  # else it would be copied when it is accumulated
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("size", [(2, 2), (5, 3), (32, 32)])
+def test_the_narrow_transposed_convolution_is_pytorchs(outputs, size):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 4, *size, generator=generator, dtype=torch.float64)
+    weight = torch.randn(4, outputs, 4, 4, generator=generator, dtype=torch.float64)
+    expected = torch.nn.functional.conv_transpose2d(x, weight, stride=2, padding=1)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        got = backbones._spread(x.contiguous(memory_format=layout), weight)
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["_CpuConv", "_CpuConvTranspose"])
+@pytest.mark.parametrize("narrow", [1, 2])
+def test_gradients_of_the_narrow_convolutions(kind, narrow):
+    generator = torch.Generator().manual_seed(1)
+    function = getattr(backbones, kind)
+    channels, weight = {"_CpuConv": (narrow, (3, narrow, 4, 4))}.get(kind, (3, (3, narrow, 4, 4)))
+    x = torch.randn(2, channels, 4, 6, generator=generator, dtype=torch.float64)
+    w = torch.randn(weight, generator=generator, dtype=torch.float64)
+    torch.autograd.gradcheck(function.apply, (x.requires_grad_(), w.requires_grad_()))
+
+
+@each_backbone
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("feature", ["en1", "z", "de1"])
+def test_replicas_one_by_one_are_replicas_together(backbone, training, feature):
+    """The two forward passes, by CPU and by GPU, compute and learn the same."""
+    generator = torch.Generator().manual_seed(2)
+    networks = []
+    for _ in range(2):
+        first = torch.Generator().manual_seed(3)
+        networks.append(Autoencoder(backbone, 3, 16, generator=first).double().train(training))
+    x = torch.rand(3, 5, 1, 16, 16, generator=generator, dtype=torch.float64) * 2 - 1
+    outputs = networks[0]._one_by_one(x, feature), networks[1]._together(x, feature)
+    for output in outputs:
+        sum(part.square().sum() for part in output if part is not None).backward()
+    for a, b in zip(*outputs, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+    for a, b in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-8, atol=1e-10)
+    for a, b in zip(networks[0].buffers(), networks[1].buffers(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+def test_threads_do_not_share_what_replicas_go_through():
+    """Two networks of one architecture, called at once from many threads, keep their weights."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    networks = [
+        Autoencoder("ae", 2, 16, generator=torch.Generator().manual_seed(s)).eval()
+        for s in range(4)
+    ]
+    x = torch.rand(2, 3, 1, 16, 16, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        expected = [network(x).mean for network in networks]
+
+    def run(i: int) -> bool:
+        with torch.no_grad():
+            return torch.equal(networks[i % 4](x).mean, expected[i % 4])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(run, range(80)))

@@ -1,0 +1,473 @@
+"""How fast: this project against the plain recipe, in one run on one machine.
+
+The plain recipe (tests/benchmarks/plain.py) trains and scores the same ensembles as it is usually
+done in PyTorch. Both sides are measured in turns, each time in a fresh process, so that neither
+profits from a warm or suffers from a busy machine. Ratios are of medians; the range over the
+repetitions stands beside them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from d2ue.config import TrainConfig
+from d2ue.datasets.types import ImageSet
+from d2ue.errors import D2UEError, InputError
+from d2ue.progress import bar as progress_bar
+
+#: Each measure: its unit, whether more is better, and the least (or most) the project aims at.
+TARGETS: dict[str, tuple[str, bool, float | None]] = {
+    "fit": ("CPU seconds to fit 3 learners", False, 2.5),
+    "fit, wall": ("seconds to fit 3 learners", False, None),
+    "score": ("images/s, dual-space uncertainty", True, 10.0),
+    "memory": ("MB at most while fitting", False, None),
+}
+SIDES = ("plain", "ours")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to measure, in a process of its own.
+
+    Attributes:
+        what: "fit", "score", "replicas" or "import".
+        side: "plain" or "ours".
+        images: how many 64 x 64 images of noise.
+        epochs: passes over them.
+        learners: N.
+        replicas: ensembles that train side by side; "ours" only.
+        threads: torch's CPU threads; 0 = as torch has it.
+        workers: processes of the plain recipe's loader.
+        device: "cpu", "cuda" ...
+        precision: of products, "ours" only.
+    """
+
+    what: str
+    side: str
+    images: int = 1000
+    epochs: int = 2
+    learners: int = 3
+    replicas: int = 1
+    threads: int = 0
+    workers: int = 0
+    device: str = "cpu"
+    precision: str = "float32"
+
+
+def run_case(case: Case) -> dict[str, Any]:
+    """Measure one case in a fresh process.
+
+    Returns:
+        "wall_s", "cpu_s" (children included) and "peak_mb" (resident; on CUDA allocated there) of
+        the measured part alone, without imports and the making of images; "learner_cpu_s" and
+        "learner_wall_s", a number a learner of a fit.
+
+    Raises:
+        D2UEError: if the process fails.
+    """
+    command = [sys.executable, "-m", "d2ue.bench", json.dumps(case.__dict__)]
+    if case.what == "import":
+        command = [sys.executable, "-c", _IMPORT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise D2UEError(f"The benchmark {case.what} ({case.side}) failed: {last}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def plain_recipe() -> ModuleType:
+    """The plain recipe, which lies in the project's folder of benchmarks.
+
+    Raises:
+        InputError: if the package was installed without it.
+    """
+    path = Path(__file__).resolve().parent.parent / "tests" / "benchmarks" / "plain.py"
+    if not path.is_file():
+        raise InputError(
+            "The plain recipe is not part of the installed package: clone the project and run "
+            "'d2ue bench' from there."
+        )
+    spec = importlib.util.spec_from_file_location("plain", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def noise(n: int) -> np.ndarray:
+    """uint8 [n, 1, 64, 64]: speed does not depend on what the images show."""
+    return np.random.default_rng(0).integers(0, 256, (n, 1, 64, 64), dtype=np.uint8)
+
+
+def _measure(case: Case) -> dict[str, Any]:
+    """What `run_case` promises, in this process."""
+    if case.threads:
+        torch.set_num_threads(case.threads)
+    images = noise(case.images)
+    work = _plain_work(case, images) if case.side == "plain" else _our_work(case, images)
+    return _timed(work, case.device)
+
+
+Mark = Callable[[], None]
+#: Seconds of `import d2ue` after `import torch`.
+_IMPORT = """
+import json, time, torch
+start = time.perf_counter(), time.process_time()
+import d2ue
+seconds = time.perf_counter() - start[0], time.process_time() - start[1]
+print(json.dumps({"wall_s": seconds[0], "cpu_s": seconds[1]}))
+"""
+
+
+def _plain_work(case: Case, images: np.ndarray) -> Callable[[Mark], object]:
+    plain = plain_recipe()
+    pictures = plain.pictures_of(images)
+    plain.fit(pictures[:64], 1, 1, device=case.device)  # what is made once is made before
+    if case.what == "score":
+        learners = plain.fit(pictures[:64], case.learners, 1, device=case.device)
+        return lambda mark: plain.score(learners, pictures, case.device)
+
+    def fit(mark: Mark) -> None:
+        learners: list[Any] = []
+        for number in range(1, case.learners + 1):
+            options = {"workers": case.workers, "device": case.device, "seniors": learners}
+            learners = plain.fit(pictures, number, case.epochs, **options)
+            mark()
+
+    return fit
+
+
+def _our_work(case: Case, images: np.ndarray) -> Callable[[Mark], object]:
+    from d2ue.training import train_ensembles
+    from d2ue.uncertainty import image_scores
+
+    def config(seed: int = 0, **changes: Any) -> TrainConfig:
+        base = TrainConfig(n_learners=case.learners, epochs=case.epochs, precision=case.precision)
+        return base.replace(seed=seed, **changes)
+
+    def set_of(pixels: np.ndarray) -> ImageSet:
+        return ImageSet(pixels, tuple(map(str, range(len(pixels)))))
+
+    def train(configs: list[TrainConfig], data: ImageSet, mark: Mark) -> list[Any]:
+        done = 0
+
+        def report(epochs: int) -> None:
+            nonlocal done
+            done += epochs
+            if epochs and done % (case.epochs * len(configs)) == 0:
+                mark()
+
+        options = {"device": case.device, "replicas": len(configs), "progress": False}
+        return train_ensembles(configs, data, report=report, **options)
+
+    warm = config(epochs=1, n_learners=case.learners if case.what == "score" else 1)
+    ensemble = train([warm], set_of(images[:64]), lambda: None)[0]
+    if case.what == "score":
+        image_scores(ensemble, images[:64])
+        return lambda mark: image_scores(ensemble, images)
+    data = set_of(images)
+    configs = [config(seed) for seed in range(case.replicas)]
+    return lambda mark: train(configs, data, mark)
+
+
+def _timed(work: Callable[[Mark], object], device: str) -> dict[str, Any]:
+    marks: list[tuple[float, float]] = []
+    on_gpu = device.startswith("cuda")
+
+    def mark() -> None:
+        if on_gpu:
+            torch.cuda.synchronize()
+        marks.append((time.perf_counter(), _cpu_seconds()))
+
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    mark()
+    work(mark)
+    start, end = marks[0], (time.perf_counter(), _cpu_seconds())
+    if on_gpu:
+        torch.cuda.synchronize()
+        end = (time.perf_counter(), _cpu_seconds())
+    wall, cpu = (np.diff([moment[i] for moment in marks]).tolist() for i in (0, 1))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1e6 if sys.platform == "darwin" else 1e3
+    )
+    return {
+        "wall_s": end[0] - start[0],
+        "cpu_s": end[1] - start[1],
+        "peak_mb": torch.cuda.max_memory_allocated() / 1e6 if on_gpu else peak,
+        "learner_wall_s": wall,
+        "learner_cpu_s": cpu,
+    }
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those children that have ended."""
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What the figures depend on: processor, cores, threads, versions, the GPU's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    about = {
+        "processor": name,
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    if device.startswith("cuda"):
+        about["gpu"] = torch.cuda.get_device_name(device)
+    return about
+
+
+def floor(device: str = "cpu", threads: int = 0) -> dict[str, float]:
+    """The least that one training step of a first AE learner can cost here.
+
+    Returns:
+        "operations" of the step (counted), "bytes" it must move at least (weights, their gradients
+        and Adam's moments once each way; every layer's output written, and read twice), "peak" in
+        operations/s (a product of two 2048 x 2048 float32 matrices) and "bandwidth" in bytes/s (a
+        copy of 256 MB), both measured; "ms", the larger of the two quotients.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        plain = plain_recipe()
+        model, x = plain.PlainAutoencoder(), torch.zeros(64, 1, 64, 64)
+        outputs: list[int] = []
+        for module in model.modules():
+            if not list(module.children()):
+                module.register_forward_hook(lambda m, i, o: outputs.append(o.numel()))
+        counter = FlopCounterMode(display=False)
+        with counter:
+            model(x)[0].square().mean().backward()
+        weights = sum(p.numel() for p in model.parameters())
+        # Weights read forward and backward, gradients written and read, Adam: 3 read, 3 written.
+        moved = 4 * (weights * 10 + sum(outputs) * 3)
+        a, b = (torch.rand(2048, 2048, device=device) for _ in range(2))
+        peak = 2 * 2048**3 / _best(lambda: a @ b, device)
+        block = torch.rand(32 << 20, device=device)
+        target = torch.empty_like(block)
+        bandwidth = 2 * block.nbytes / _best(lambda: target.copy_(block), device)
+    finally:
+        torch.set_num_threads(before)
+    operations = float(counter.get_total_flops())
+    milliseconds = 1e3 * max(operations / peak, moved / bandwidth)
+    return {
+        "operations": operations,
+        "bytes": float(moved),
+        "peak": peak,
+        "bandwidth": bandwidth,
+        "ms": milliseconds,
+    }
+
+
+def _best(work: Callable[[], object], device: str, repeats: int = 10) -> float:
+    """Seconds of the fastest of some calls."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def cases(device: str = "cpu", images: int = 1000, epochs: int = 2) -> Iterable[Case]:
+    """What `d2ue bench` measures, both sides of each after one another."""
+    on_gpu = device.startswith("cuda")
+    for threads in (0,) if on_gpu else (1, 0):
+        for workers in (0, 1, 2):
+            shared = {"images": images, "epochs": epochs, "threads": threads, "device": device}
+            yield Case("fit", "plain", workers=workers, **shared)
+            if workers == 0:
+                yield Case("fit", "ours", **shared)
+        for side in SIDES:
+            n = 100 if side == "plain" else max(100, images // 2)
+            yield Case("score", side, images=n, threads=threads, device=device)
+    threads = 0 if on_gpu else 1
+    for side in SIDES:
+        yield Case("fit", side, images, 1, learners=8, threads=threads, device=device)
+    yield Case("import", "ours")
+    for n in (500, 2000, 4000):
+        for side in SIDES:
+            yield Case("fit", side, n, 1, learners=1, threads=threads, device=device)
+    for replicas in (1, 2, 4, 8, 16, 32, 64) if on_gpu else (1, 2, 4, 8):
+        yield Case("fit", "ours", 500, 1, 1, replicas, threads, device=device)
+    if on_gpu:
+        for precision in ("tf32", "bf16"):
+            for replicas in (1, 8, 32):
+                yield Case("fit", "ours", images, epochs, 1, replicas, 0, 0, device, precision)
+
+
+def measure_all(chosen: Iterable[Case], repeats: int = 5, progress: bool = True) -> pd.DataFrame:
+    """Measure cases several times, all of them once before any is measured again.
+
+    Returns:
+        One row a case and repetition: the case's settings, "repeat", and what `run_case` returns.
+    """
+    chosen = list(chosen)
+    rows = []
+    with progress_bar(total=repeats * len(chosen), unit="run", disable=not progress) as bar:
+        for repeat in range(repeats):
+            for case in chosen:
+                bar.set_description(f"{case.what}, {case.side}")
+                rows.append({**case.__dict__, "repeat": repeat, **run_case(case)})
+                bar.update()
+    return pd.DataFrame(rows)
+
+
+def summary(runs: pd.DataFrame) -> pd.DataFrame:
+    """The table of ratios: how many times less (or more images a second) ours takes than plain.
+
+    Args:
+        runs: from `measure_all`.
+
+    Returns:
+        Columns measure, threads, plain and ours (medians with their range), ratio (of medians),
+        low and high (of the ratios of single repetitions), target ("" where there is none), n.
+    """
+    rows: list[dict[str, Any]] = []
+    fits = runs[(runs.what == "fit") & (runs.learners == 3)]
+    for threads in fits.threads.unique():
+        some = fits[fits.threads == threads]
+        plain = some[some.side == "plain"]
+        ours = some[(some.side == "ours") & (some.precision == "float32")]
+        for measure, column in (("fit", "cpu_s"), ("fit, wall", "wall_s"), ("memory", "peak_mb")):
+            best = plain.groupby("workers")[column].median().idxmin()
+            rows.append(_row(measure, threads, plain[plain.workers == best], ours, column))
+        scores = runs[(runs.what == "score") & (runs.threads == threads)].copy()
+        scores["per_s"] = scores.images / scores.wall_s
+        sides = (scores[scores.side == side] for side in SIDES)
+        rows.append(_row("score", threads, *sides, "per_s"))
+    return pd.DataFrame(rows)
+
+
+def _row(
+    measure: str, threads: int, plain: pd.DataFrame, ours: pd.DataFrame, column: str
+) -> dict[str, Any]:
+    unit, more, target = TARGETS[measure]
+    a, b = (side.sort_values("repeat")[column].to_numpy() for side in (plain, ours))
+    ratios = b / a if more else a / b
+    medians = np.median(a), np.median(b)
+    return {
+        "measure": unit,
+        "threads": threads or "all",
+        "plain": _spread(a),
+        "ours": _spread(b),
+        "ratio": round(float(medians[1] / medians[0] if more else medians[0] / medians[1]), 2),
+        "low": round(float(ratios.min()), 2),
+        "high": round(float(ratios.max()), 2),
+        "target": "" if target is None else target,
+        "n": len(ratios),
+    }
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"{np.median(values):.3g} ({values.min():.3g} to {values.max():.3g})"
+
+
+def learner_ratio(
+    runs: pd.DataFrame, side: str = "ours", clock: str = "learner_cpu_s"
+) -> list[float]:
+    """Seconds of learner 8 over those of learner 1, one a repetition."""
+    some = runs[(runs.what == "fit") & (runs.learners == 8) & (runs.side == side)]
+    return [costs[7] / costs[0] for costs in some[clock]]
+
+
+def import_seconds(runs: pd.DataFrame) -> list[float]:
+    """Seconds that `import d2ue` takes beyond `import torch`, one a repetition."""
+    return runs[runs.what == "import"].wall_s.tolist()
+
+
+def facts(runs: pd.DataFrame, device: str = "cpu") -> dict[str, str]:
+    """What stands under the table: targets without a plain side, the floor, the machine."""
+    threads = int(runs[(runs.what == "fit") & (runs.learners == 8)].threads.iloc[0])
+    least = floor(device, threads)
+    first = runs[(runs.what == "fit") & (runs.learners == 8) & (runs.side == "ours")]
+    clock = "learner_wall_s" if device.startswith("cuda") else "learner_cpu_s"
+    steps = first.images.iloc[0] // 64
+    step_ms = [1e3 * costs[0] / steps for costs in first[clock]]
+    large = runs[(runs.side == "ours") & (runs.images == 4000)]
+    ratios = {side: np.array(learner_ratio(runs, side, clock)) for side in SIDES}
+    return {
+        "learner 8 against learner 1 (at most 1.1)": f"{_spread(ratios['ours'])}; "
+        f"plain recipe {_spread(ratios['plain'])}",
+        "MB while fitting 4000 images (at most 1500)": _spread(large.peak_mb.to_numpy()),
+        "s that importing d2ue takes beyond torch (at most 0.5)": _spread(
+            np.array(import_seconds(runs))
+        ),
+        "floor of a step": f"{least['ms']:.0f} ms: {least['operations'] / 1e9:.2f} GFLOP at "
+        f"{least['peak'] / 1e9:.0f} GFLOP/s, {least['bytes'] / 1e6:.0f} MB at "
+        f"{least['bandwidth'] / 1e9:.0f} GB/s, both measured; a step of learner 1 takes "
+        f"{_spread(np.array(step_ms))} ms",
+        "measured on": ", ".join(f"{key} {value}" for key, value in machine(device).items()),
+    }
+
+
+def as_markdown(table: pd.DataFrame, facts: Mapping[str, str]) -> str:
+    """The summary with the facts under it."""
+    head = "| " + " | ".join(table.columns) + " |"
+    lines = [head, "|" + " --- |" * len(table.columns)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)]
+    return "\n".join([*lines, "", *(f"- {key}: {value}" for key, value in facts.items()), ""])
+
+
+def write(runs: pd.DataFrame, facts: Mapping[str, str], out: Path) -> str:
+    """Write runs.csv, table.csv, table.md and speed.png into a folder.
+
+    Returns:
+        The text of table.md.
+
+    Raises:
+        InputError: if the folder cannot be written to.
+    """
+    from d2ue.plotting_speed import speed_figure
+    from d2ue.runs import write_file, write_text, writing
+
+    text = as_markdown(summary(runs), facts)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "runs.csv", runs.to_csv(index=False))
+    write_text(out / "table.csv", summary(runs).to_csv(index=False))
+    picture = io.BytesIO()
+    floor_ms = float(facts["floor of a step"].split(" ms")[0])
+    speed_figure(runs, floor_ms).savefig(picture, format="png", dpi=110)
+    with writing(out / "speed.png"):
+        write_file(out / "speed.png", picture.getvalue())
+    write_text(out / "table.md", text)
+    return text
+
+
+if __name__ == "__main__":
+    _case = Case(**json.loads(sys.argv[1]))
+    print(json.dumps(_measure(_case)))

@@ -1,0 +1,78 @@
+"""The picture of `d2ue bench`: what an ensemble costs, by learners, images and replicas."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from d2ue.plotting import FONT, PALETTE
+
+COLOURS = {"plain": PALETTE[1], "ours": PALETTE[0]}
+NAMES = {"plain": "plain recipe", "ours": "d2ue"}
+
+
+def speed_figure(runs: pd.DataFrame, floor_ms: float) -> Figure:
+    """Cost against learners, images and replicas; medians, with the range over repetitions.
+
+    Args:
+        runs: from `d2ue.bench.measure_all`.
+        floor_ms: the least that a step of 64 images can take, from `d2ue.bench.floor`.
+    """
+    on_gpu = runs.device.str.startswith("cuda").any()
+    kind, column = ("GPU", "wall_s") if on_gpu else ("CPU", "cpu_s")
+    fits = runs[runs.what == "fit"]
+    with plt.rc_context(FONT):
+        figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
+        _learners(axes[0], fits[fits.learners == 8], f"learner_{column}", floor_ms, kind)
+        several = (fits.learners == 1) & (fits.replicas == 1) & (fits.epochs == 1)
+        _images(axes[1], fits[several & (fits.precision == "float32")], column, kind)
+        _replicas(axes[2], fits[(fits.learners == 1) & (fits.images == 500)], column, kind)
+    return figure
+
+
+def _learners(axis: Axes, fits: pd.DataFrame, column: str, floor_ms: float, kind: str) -> None:
+    for side, some in fits.groupby("side"):
+        steps = int(some.images.iloc[0]) // 64
+        costs = 1e3 * np.stack([np.asarray(values) for values in some[column]]) / steps
+        numbers = np.arange(1, costs.shape[1] + 1)
+        middle = np.median(costs, 0)
+        spread = [middle - costs.min(0), costs.max(0) - middle]
+        axis.errorbar(
+            numbers, middle, spread, fmt="o-", capsize=3, color=COLOURS[side], label=NAMES[side]
+        )
+    axis.axhline(floor_ms, color="0.4", linestyle=":", label="floor of learner 1 here")
+    axis.set(xlabel="learner", ylabel=f"{kind} ms a step of 64 images", ylim=(0, None))
+    axis.set_title("Each further learner")
+    axis.legend()
+
+
+def _images(axis: Axes, fits: pd.DataFrame, column: str, kind: str) -> None:
+    for side, some in fits.groupby("side"):
+        table = some.groupby("images")[column].agg(["median", "min", "max"])
+        _points(axis, table, COLOURS[side], NAMES[side])
+    axis.set(xlabel="training images", ylabel=f"{kind} s an epoch of one learner")
+    axis.set(xlim=(0, None), ylim=(0, None))
+    axis.set_title("More images")
+    axis.legend()
+
+
+def _replicas(axis: Axes, fits: pd.DataFrame, column: str, kind: str) -> None:
+    ours = fits[(fits.side == "ours") & (fits.precision == "float32")]
+    costs = ours.assign(each=ours[column] / (ours.replicas * ours.epochs))
+    table = costs.groupby("replicas")["each"].agg(["median", "min", "max"])
+    _points(axis, table, COLOURS["ours"], NAMES["ours"])
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(table.index, [str(r) for r in table.index])
+    axis.set(xlabel="ensembles trained side by side", ylim=(0, None))
+    axis.set_ylabel(f"{kind} s an epoch of each learner\n(500 images)")
+    axis.set_title("Replicas")
+
+
+def _points(axis: Axes, table: pd.DataFrame, colour: object, name: str) -> None:
+    spread = [table["median"] - table["min"], table["max"] - table["median"]]
+    axis.errorbar(
+        table.index, table["median"], spread, fmt="o-", capsize=3, color=colour, label=name
+    )

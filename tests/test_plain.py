@@ -1,0 +1,138 @@
+"""The plain recipe of the benchmarks computes what the project computes, and is told fairly."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from d2ue import bench
+from d2ue.config import TrainConfig
+from d2ue.ensemble import join
+from d2ue.training import LearnerTask, initial_network, train_learners
+from d2ue.uncertainty import image_scores
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return bench.plain_recipe()
+
+
+def copied(model, network) -> None:
+    """Put our learner's weights and statistics into a plain model, by their order."""
+    ours = list(network.state_dict().values())
+    theirs = [v for k, v in model.state_dict().items() if "num_batches" not in k]
+    # Both register weight, bias, mean and variance of each layer in the same order.
+    assert [tuple(v.shape[1:]) for v in ours] == [tuple(v.shape) for v in theirs]
+    for source, target in zip(ours, theirs, strict=True):
+        target.copy_(source[0])
+
+
+def test_both_train_the_same_learner(plain, draw_images):
+    """One step from one state, repulsion included: the same weights."""
+    images = draw_images(16, 64)
+    config = TrainConfig(epochs=1, batch_size=16)
+    senior, task = initial_network(LearnerTask(config, 1)).eval(), LearnerTask(config, 2)
+    x = torch.stack([plain.PlainImages(plain.pictures_of(images))[i] for i in range(16)])
+    with torch.no_grad():
+        feature = senior(x[None], "z").feature
+    network, history = train_learners([LearnerTask(config, 2, feature)], images)
+
+    models = [plain.PlainAutoencoder(), plain.PlainAutoencoder()]
+    copied(models[0], senior)
+    copied(models[1], initial_network(task))
+    adam = torch.optim.Adam(models[1].parameters(), lr=5e-4, betas=(0.5, 0.999))
+    reconstruction, z = models[1].train()(x)
+    similar = plain.linear_cka(models[0].eval()(x)[1], z)
+    error = (reconstruction - x).pow(2).mean()
+    (error + similar).backward()
+    adam.step()
+    assert history[0]["loss"][0] == pytest.approx(error.item(), rel=1e-5)
+    assert history[0]["similarity"][0] == pytest.approx(similar.item(), rel=1e-4)
+    wanted = plain.PlainAutoencoder()
+    copied(wanted, network)
+    # Adam's first step is lr times the gradient's sign: where that is rounding, steps differ.
+    pairs = zip(wanted.parameters(), models[1].parameters(), strict=True)
+    apart = torch.cat([(a - b).abs().flatten() for a, b in pairs])
+    assert (apart > 1e-5).float().mean() < 0.01
+
+
+def test_both_score_the_same(plain, draw_images):
+    images = draw_images(6, 64)
+    config = TrainConfig(n_learners=3, epochs=1)
+    learners = [initial_network(LearnerTask(config, k)).eval() for k in (1, 2, 3)]
+    models = []
+    for learner in learners:
+        models.append(plain.PlainAutoencoder().eval())
+        copied(models[-1], learner)
+    ours = image_scores(join(config, learners, "", [[], [], []]), images)
+    np.testing.assert_allclose(plain.score(models, plain.pictures_of(images)), ours, rtol=1e-4)
+
+
+def test_the_plain_recipe_trains_what_it_is_asked_for(plain, draw_images):
+    pictures = plain.pictures_of(draw_images(64, 64))
+    learners = plain.fit(pictures, 2, 1, batch_size=32)
+    more = plain.fit(pictures, 3, 1, batch_size=32, seniors=learners)
+    assert len(learners) == 2 and more[:2] == learners and len(more) == 3
+
+
+def tiny_runs() -> pd.DataFrame:
+    """Runs as they come out, with seconds that can be reckoned by hand."""
+    rows = []
+    for repeat in (0, 1):
+        for case in bench.cases(images=128, epochs=1):
+            slow = 1 + repeat + case.workers if case.side == "plain" else 0.5
+            costs = [slow * (1 + 0.1 * k * (case.side == "plain")) for k in range(case.learners)]
+            seconds = {"wall_s": slow, "cpu_s": 2 * slow, "peak_mb": 100.0 * case.learners}
+            each = {"learner_wall_s": costs, "learner_cpu_s": costs}
+            rows.append({**case.__dict__, "repeat": repeat, **seconds, **each})
+    return pd.DataFrame(rows)
+
+
+def test_ratios_by_hand():
+    table = bench.summary(tiny_runs()).set_index(["measure", "threads"])
+    fit = table.loc[("CPU seconds to fit 3 learners", 1)]
+    # No workers are the best of the plain recipe: 2 and 4 CPU seconds against 1 and 1.
+    assert (fit.ratio, fit.low, fit.high, fit.n, fit.target) == (3.0, 2.0, 4.0, 2, 2.5)
+    score = table.loc[("images/s, dual-space uncertainty", "all")]
+    # 100 images in 1 and 2 seconds against 100 in half a second.
+    assert (score.ratio, score.low, score.high) == (round(200 / 75, 2), 2.0, 4.0)
+    assert bench.learner_ratio(tiny_runs(), "plain") == pytest.approx([1.7, 1.7])
+    assert bench.learner_ratio(tiny_runs()) == [1.0, 1.0]
+
+
+def test_what_is_written(tmp_path):
+    text = bench.write(tiny_runs(), bench.facts(tiny_runs()), tmp_path / "a" / "speed")
+    found = tmp_path / "a" / "speed"
+    assert sorted(p.name for p in found.iterdir()) == [
+        "runs.csv", "speed.png", "table.csv", "table.md",
+    ]  # fmt: skip
+    assert (found / "table.md").read_text() == text and "GFLOP" in text
+    assert len(pd.read_csv(found / "runs.csv")) == len(tiny_runs())
+
+
+def test_a_case_is_measured_in_its_own_process():
+    found = bench.run_case(bench.Case("fit", "ours", 128, 1, 2, threads=1))
+    assert len(found["learner_cpu_s"]) == 2 and 0 < sum(found["learner_cpu_s"]) <= found["cpu_s"]
+    assert found["peak_mb"] > 50 and torch.get_num_threads() >= 1
+    assert 0 < bench.run_case(bench.Case("import", "ours"))["wall_s"] < 60
+
+
+def test_a_failing_case_is_told():
+    with pytest.raises(bench.D2UEError, match=r"fit \(plain\) failed"):
+        bench.run_case(bench.Case("fit", "plain", device="abacus"))
+
+
+def test_the_floor_counts_by_hand():
+    """Operations of a step: 2 a multiply-add, forward and twice backward."""
+    least = bench.floor(threads=1)
+    convs = 64 * sum(
+        side**2 * 16 * a * b for side, a, b in [(32, 1, 16), (16, 16, 32), (8, 32, 64), (4, 64, 64)]
+    )
+    transposed = 64 * sum(
+        side**2 * 16 * a * b for side, a, b in [(4, 64, 64), (8, 64, 32), (16, 32, 16), (32, 16, 1)]
+    )
+    linear = 64 * 2 * (1024 * 2048 + 2048 * 16)
+    total = 2 * 3 * (convs + transposed + linear)
+    first = 2 * 64 * 32**2 * 16 * 16  # nobody asks for the gradient by the images
+    assert least["operations"] == total - first
+    assert least["ms"] > 0 and least["peak"] > 1e8 and least["bandwidth"] > 1e8
