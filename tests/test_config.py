@@ -34,6 +34,7 @@ def test_defaults_are_the_papers():
         "memory_slots": 25,  # released configuration
         "shrinkage": 0.0025,  # released code, whose configuration is never read
         "entropy_weight": 2e-4,  # released code, as Gong et al. 2019
+        "precision": "float32",
     }
     assert dataclasses.asdict(ScoreConfig()) == {
         "method": "dual",  # Eq. (6)
@@ -95,6 +96,7 @@ BAD = {
     "memory_slots": NOT_A_COUNT,
     "shrinkage": [-0.1, *NOT_A_NUMBER],
     "entropy_weight": [-0.1, *NOT_A_NUMBER],
+    "precision": ["", "float64", "BF16", 16, None],
 }
 
 

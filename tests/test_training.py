@@ -550,6 +550,7 @@ OTHER = {
     "memory_slots": 7,
     "shrinkage": 0.5,
     "entropy_weight": 0.25,
+    "precision": "bf16",
 }
 ALWAYS = {
     "backbone",
@@ -560,6 +561,7 @@ ALWAYS = {
     "beta2",
     "image_size",
     "seed",
+    "precision",
 }
 MEMORY = {"memory_slots", "shrinkage", "entropy_weight"}
 REPULSION = {"similarity", "repulsion_weight", "layer"}
