@@ -1,6 +1,7 @@
 """Records and exports: what was scored is read back, or refused in a sentence."""
 
 import json
+import threading
 import zipfile
 
 import numpy as np
@@ -60,6 +61,31 @@ def test_a_record_is_read_as_it_was_written(made):
     assert set(records[0].scores) == {"ensemble", "output", "dual", "input", "reconstruction"}
     assert set(records[1].scores) == {"ensemble", "reconstruction"}  # nobody to disagree with
     assert read_records(store.folder).keys() == {record.name for record in records}
+
+
+def test_the_same_record_put_by_several_at_once(made, tmp_path):
+    """As by two batches that have scored one ensemble: nobody sweeps what another is writing."""
+    _, (record, _) = made
+    start, failed = threading.Barrier(4), []
+
+    def put():
+        for number in range(40):
+            start.wait()
+            try:
+                put_record(Store(tmp_path / str(number)), record)
+            except InputError as error:
+                failed.append(str(error))
+
+    threads = [threading.Thread(target=put) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    for number in range(40):
+        store = Store(tmp_path / str(number))
+        same(get_record(store, record.name), record)
+        assert len(list((store.folder / "scores").iterdir())) == 1
 
 
 def test_the_similarity_of_learners_is_debiased_cka_of_their_features(made, dataset, tiny):
