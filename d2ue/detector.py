@@ -417,7 +417,10 @@ class D2UE(OutlierMixin, BaseEstimator):
             kind = _TypeInputError if isinstance(error, TypeError) else InputError
             raise kind(" ".join(str(error).split())) from error
         check_finite(values)
-        return as_pictures(values, how.image_shape)
+        black = how.low
+        if reset and not how.given and values.dtype != np.uint8:
+            black = float(values.min())  # as `Reading.learn` will find
+        return as_pictures(values, how.image_shape, black)
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and joblib: the learners travel on the CPU, so that any machine can read."""

@@ -22,7 +22,7 @@ from PIL import Image
 from d2ue import webpage
 from d2ue.datasets.types import ABNORMAL, NORMAL, ImageSet
 from d2ue.errors import InputError
-from d2ue.evaluation import auc, average_precision, bootstrap_interval
+from d2ue.evaluation import auc, average_precision
 from d2ue.progress import bar as progress_bar
 from d2ue.runs import umask, write_text, writing
 from d2ue.threshold import Threshold
@@ -115,10 +115,8 @@ class Scored:
         labels = self.images.labels
         if labels is None or len(np.unique(labels)) < 2:
             return sentences
-        interval = bootstrap_interval(labels, self.scores)
         sentences.append(
-            f"AUC {100 * auc(labels, self.scores):.1f} (95 % interval over images "
-            f"{100 * interval.low:.1f} to {100 * interval.high:.1f}), "
+            f"AUC {100 * auc(labels, self.scores):.1f} ({_interval(labels, self.scores)}), "
             f"AP {100 * average_precision(labels, self.scores):.1f} "
             f"(chance {100 * labels.mean():.1f}), n = {len(self)}."
         )
@@ -394,6 +392,17 @@ def _legend() -> str:
 
 
 # --------------------------------------------------------------------------- small parts
+
+
+def _interval(labels: np.ndarray, scores: np.ndarray) -> str:
+    """The AUC's interval in words; a bootstrap of 2000 samples says the same in seconds."""
+    from d2ue.significance import mean_auc  # here: it imports pandas
+
+    if np.bincount(labels, minlength=2).min() < 2:
+        return "no interval: a class has one image"
+    interval = mean_auc(labels, scores[None])
+    ends = f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+    return f"95 % interval over images, DeLong, {ends}"
 
 
 def _share(flags: np.ndarray) -> str:

@@ -49,6 +49,29 @@ def test_the_table_holds_every_digit_and_the_verdict():
     assert plain.csv().splitlines()[1] == f"0.png,,{plain.scores.tolist()[0]!r}"
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_interval_is_what_a_bootstrap_says(seed):
+    """Percentile bootstrap over images, here by counting pairs; n differs from seed to seed."""
+    rng = np.random.default_rng(seed)
+    n0, n1 = rng.integers(80, 200, 2)
+    normal, abnormal = rng.normal(size=n0), rng.normal(0.8, 1.5, n1)
+    labels = np.repeat(np.array([0, 1], np.int8), [n0, n1])
+    scores = np.concatenate([normal, abnormal])
+    above = (abnormal[:, None] > normal).astype(float)
+    drawn = [
+        above[rng.integers(0, n1, n1)][:, rng.integers(0, n0, n0)].mean() for _ in range(2000)
+    ]
+    (sentence,) = [s for s in Scored(image_set(n0 + n1, labels), scores, "dual").summary[1:]]
+    found = re.match(r"AUC (.*) \(95 % interval over images, DeLong, (.*) to (.*)\), AP", sentence)
+    value, low, high = (float(text) / 100 for text in found.groups())
+    assert value == pytest.approx(above.mean(), abs=5e-4)
+    assert (low, high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.008)
+
+
+def test_one_abnormal_image_has_no_interval():
+    assert "(no interval: a class has one image)" in scored(labels=[0] * 7 + [1]).summary[-2]
+
+
 def test_ranking_and_sentences():
     one = scored(labels=[0, 1] * 4)
     assert (np.diff(one.scores[one.ranking]) < 0).all()
