@@ -88,6 +88,14 @@ def test_the_same_record_put_by_several_at_once(made, tmp_path):
         assert len(list((store.folder / "scores").iterdir())) == 1
 
 
+def test_names_of_records_hold_the_version_of_the_scoring(made, monkeypatch):
+    """Scores of older code are not taken for those of newer code."""
+    _, (record, _) = made
+    name = record.name
+    monkeypatch.setattr("d2ue.results.SCORING_VERSION", 2)
+    assert record.name != name
+
+
 def test_the_similarity_of_learners_is_debiased_cka_of_their_features(made, dataset, tiny):
     from d2ue.similarity import debiased_cka
 

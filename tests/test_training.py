@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import math
 
 import numpy as np
@@ -609,8 +610,16 @@ def test_equal_settings_have_equal_names(tiny):
         assert learner_name(one, 2, "data") == learner_name(other, 2, "data")
 
 
-def test_names_are_stable():
+def test_names_are_stable(monkeypatch):
     """A name that changes without TRAINING_VERSION or a setting would orphan every kept learner."""
-    name = learner_name(TrainConfig(), 1, "0" * 64)
-    assert len(name) == 16 and set(name) <= set("0123456789abcdef")
-    assert name == learner_name(TrainConfig(), 1, "0" * 64)
+    written_out = (
+        '{"backbone": "ae", "batch_size": 64, "beta1": 0.5, "beta2": 0.999, "data": "waves", '
+        '"epochs": 250, "image_size": 64, "learning_rate": 0.0005, "number": 1, '
+        '"precision": "float32", "seed": 0, "training_version": 1}'
+    )
+    name = learner_name(TrainConfig(), 1, "waves")
+    assert name == hashlib.sha256(written_out.encode()).hexdigest()[:16]
+    repelled = learner_name(TrainConfig(), 3, "waves")
+    monkeypatch.setattr("d2ue.training.TRAINING_VERSION", 2)
+    assert learner_name(TrainConfig(), 1, "waves") != name
+    assert learner_name(TrainConfig(), 3, "waves") != repelled
