@@ -359,6 +359,8 @@ def reproduce(
             )
         kept = Store(store)
         plan = batch.plan(wanted, datasets, chosen, kept)
+        labels = [dataset.labelled.labels for dataset in datasets]
+        settings.read_clusters(plan.keys, dict(zip(plan.keys, labels, strict=True)))
         if dry_run:
             for line in batch.describe(plan, batch.seconds_for(plan, processes, device)):
                 typer.echo(line)

@@ -266,15 +266,20 @@ def test_lambda_zero_equals_repulsion_computed_and_weighted_with_zero(
 
 
 def test_first_learners_do_not_know_of_lambda_metric_or_layer(tiny, draw_set):
+    """Neither their weights nor, so that a store trains them once, their names."""
     data = draw_set(20)
+    configs = (
+        tiny(),
+        tiny(repulsion_weight=7.0),
+        tiny(similarity="cosine"),
+        tiny(layer="de1"),
+        tiny(similarity="none"),
+        tiny(n_learners=3),
+    )
+    assert len({learner_name(config, 1, data.fingerprint) for config in configs}) == 1
     first = [
         train_ensemble(config, data, progress=False).first(1).network.state_dict()
-        for config in (
-            tiny(),
-            tiny(repulsion_weight=7.0),
-            tiny(similarity="cosine"),
-            tiny(layer="de1"),
-        )
+        for config in configs
     ]
     for other in first[1:]:
         assert all(torch.equal(first[0][key], other[key]) for key in other)
@@ -600,12 +605,14 @@ def test_names_hold_the_seniors_names(tiny):
 
 
 def test_equal_settings_have_equal_names(tiny):
-    """The paper's learning rate is the same filled in or given; 1 is 1.0."""
+    """The paper's learning rate is the same filled in or given; 1 is 1.0; lambda 0 is "none"."""
     for one, other in (
         (tiny(), tiny(learning_rate=5e-4)),
         (tiny(repulsion_weight=1), tiny(repulsion_weight=1.0)),
         (tiny(learning_rate=1), tiny(learning_rate=1.0)),
         (tiny(backbone="memae", shrinkage=0), tiny(backbone="memae", shrinkage=0.0)),
+        (tiny(repulsion_weight=0.0), tiny(similarity="none")),
+        (tiny(repulsion_weight=0.0, similarity="cosine", layer="en1"), tiny(similarity="none")),
     ):
         assert learner_name(one, 2, "data") == learner_name(other, 2, "data")
 
