@@ -25,7 +25,7 @@ from d2ue.errors import InputError
 from d2ue.evaluation import auc, average_precision
 from d2ue.progress import bar as progress_bar
 from d2ue.runs import umask, write_text, writing
-from d2ue.threshold import Threshold
+from d2ue.threshold import Threshold, check_scores
 
 #: Gives the score maps of images: uint8 (n, 1, H, W) -> float32 (n, 1, H, W).
 MapOf = Callable[[np.ndarray], np.ndarray]
@@ -49,7 +49,8 @@ class Scored:
         threshold: of held-out normal images; None where there is none.
 
     Raises:
-        InputError: if there is not one score for each image, or the threshold is of other methods.
+        InputError: if there is not one finite score for each image, or the threshold is of other
+            methods.
     """
 
     images: ImageSet
@@ -62,6 +63,7 @@ class Scored:
             raise InputError(
                 f"{len(self.images)} images came with scores of shape {self.scores.shape}."
             )
+        check_scores(self.scores)
         if self.threshold is not None:
             self.threshold.value(self.method)
 

@@ -331,6 +331,16 @@ def test_nothing_is_scored_before_it_is_fitted(new):
 # --- scikit-learn's tools ---
 
 
+def test_weights_that_give_no_scores_are_told(fitted, new, refused):
+    """Finite, so that they can be loaded, and of no use."""
+    broken = pickle.loads(pickle.dumps(fitted))
+    with torch.no_grad():
+        broken.ensemble_.network.output.weight.fill_(1e38)
+    for method in (broken.predict, broken.score_samples, broken.anomaly_map):
+        with refused("not finite", "train anew"):
+            method(new)
+
+
 def test_clone_and_parameters(fitted):
     cloned = clone(fitted)
     assert cloned.get_params() == fitted.get_params() and not hasattr(cloned, "ensemble_")

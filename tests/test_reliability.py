@@ -140,6 +140,7 @@ PROMISES = {
             "test_runs::test_damaged_states",
             "test_fuzz::test_fuzz_runs",
             "test_fuzz::test_fuzz_learners",
+            "test_fuzz::test_fuzz_detectors",
             "test_fuzz::test_fuzz_states",
         ),
         "full disk": (

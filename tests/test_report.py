@@ -58,9 +58,7 @@ def test_the_interval_is_what_a_bootstrap_says(seed):
     labels = np.repeat(np.array([0, 1], np.int8), [n0, n1])
     scores = np.concatenate([normal, abnormal])
     above = (abnormal[:, None] > normal).astype(float)
-    drawn = [
-        above[rng.integers(0, n1, n1)][:, rng.integers(0, n0, n0)].mean() for _ in range(2000)
-    ]
+    drawn = [above[rng.integers(0, n1, n1)][:, rng.integers(0, n0, n0)].mean() for _ in range(2000)]
     (sentence,) = [s for s in Scored(image_set(n0 + n1, labels), scores, "dual").summary[1:]]
     found = re.match(r"AUC (.*) \(95 % interval over images, DeLong, (.*) to (.*)\), AP", sentence)
     value, low, high = (float(text) / 100 for text in found.groups())
@@ -92,6 +90,8 @@ def test_ranking_and_sentences():
 def test_parts_that_do_not_fit(refused):
     with refused("8 images", "(7,)"):
         Scored(image_set(8), np.ones(7), "dual")
+    with refused("not finite", "train anew"):
+        Scored(image_set(2), np.array([1, np.inf]), "dual")
     with refused("'output'"):
         Scored(image_set(2), np.ones(2), "output", Threshold({"dual": np.ones(3)}, 0.1))
 

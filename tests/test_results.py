@@ -222,6 +222,16 @@ CRAFTED = {
     "a path out of the folder": lambda f: forge(f, **{"../evil.safetensors": b"x"}),
     "an absolute path": lambda f: forge(f, **{"/tmp/evil.safetensors": b"x"}),
     "a file of another kind": lambda f: forge(f, **{"scores/evil.pkl": b"x"}),
+    "a file that is not the manifest's": lambda f: {
+        name: content.replace(b'"loss": ', b'"loss": 1')
+        if name.endswith("learner.json")
+        else content
+        for name, content in f.items()
+    },
+    "a record under the ending of a pickle": lambda f: forge(
+        {k: v for k, v in f.items() if not k.startswith("scores/")},
+        **{k.replace("safetensors", "pkl"): v for k, v in f.items() if k.startswith("scores/")},
+    ),
     "an empty record": lambda f: forge(f, **{"scores/0123456789abcdef.safetensors": b""}),
     "weights without their settings": lambda f: forge(
         f, **{"learners/0123456789abcdef/weights.safetensors": b"x"}

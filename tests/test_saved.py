@@ -252,8 +252,8 @@ def in_a_process(target):
 def what(folder):
     found = D2UE.load(folder)  # checks every file
     (which,) = [k for k in (0, 1) if found.threshold_ == detectors[k].threshold_]
-    values = zip(found.ensemble_.network.parameters(), detectors[which].ensemble_.network.parameters())
-    assert all(torch.equal(a, b) for a, b in values)
+    networks = [d.ensemble_.network for d in (found, detectors[which])]
+    assert all(torch.equal(a, b) for a, b in zip(*(n.parameters() for n in networks)))
     return "on"[which]
 
 def listing(folder):

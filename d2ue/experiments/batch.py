@@ -38,7 +38,6 @@ from d2ue.experiments.tables import Cell, Row, collect, layout, markdown, rows, 
 from d2ue.progress import bar as progress_bar
 from d2ue.results import (
     DataKey,
-    Record,
     data_keys,
     has_record,
     put_record,
