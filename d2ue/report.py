@@ -273,7 +273,7 @@ def report(
         _figure(scored, int(i), rank, maps[row, 0], colours)
         for row, (i, rank) in enumerate(zip(shown, _ranks(ranking, shown), strict=True))
     ]
-    rows = [*(about or {}).items(), *_facts(scored)]
+    rows = [(key, _text(value)) for key, value in [*(about or {}).items(), *_facts(scored)]]
     body = [
         webpage.table(("", ""), rows),
         *map(webpage.paragraph, scored.summary[1:]),
@@ -344,7 +344,7 @@ def _histogram(scored: Scored) -> str:
 
     from d2ue.plotting import ABNORMAL_COLOUR, METHOD_TITLES, NORMAL_COLOUR
 
-    figure = Figure(figsize=(7.2, 3.0), dpi=100, layout="constrained")
+    figure = Figure(figsize=(7.2, 3.4), dpi=200, layout="constrained")
     axis = figure.subplots()
     values, labels = scored.scores, scored.images.labels
     groups = {"scored images": (values, "0.45")}
@@ -381,10 +381,12 @@ def _histogram(scored: Scored) -> str:
     axis.set(xlabel=f"score, {METHOD_TITLES[scored.method]} (last bar: or higher)", ylabel="images")
     axis.ticklabel_format(axis="x", style="sci", scilimits=(-2, 2))
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(fontsize=9)
+    # Above the axes: inside, it would cover bars or the threshold.
+    figure.legend(loc="outside upper left", fontsize=9, ncols=2, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    return webpage.picture(np.asarray(Image.open(buffer).convert("RGB")), text, width=720)
+    image = np.asarray(Image.open(buffer).convert("RGB"))
+    return webpage.picture(image, text, width=720, drawn=True)
 
 
 def _legend() -> str:
@@ -394,6 +396,11 @@ def _legend() -> str:
 
 
 # --------------------------------------------------------------------------- small parts
+
+
+def _text(value: object) -> str:
+    """A fact in words: numbers of several units in one column have nothing to line up."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _interval(labels: np.ndarray, scores: np.ndarray) -> str:

@@ -252,8 +252,11 @@ def test_values_keep_the_scale_of_fit(images, new):
     learnt = detector().fit(scaled)
     assert (learnt.reading_.low, learnt.reading_.high) == range_of_fit
     # A darker image is a darker image, however it compares with others of its array.
-    alone, among = learnt.anomaly_score(scaled[:1] * 1.0001), learnt.anomaly_score(scaled * 1.0001)
+    dark = (images[:1] // 3) / 1000 - 3
+    alone = learnt.anomaly_score(dark)
+    among = learnt.anomaly_score(np.concatenate([dark, scaled]))
     np.testing.assert_allclose(alone, among[:1], rtol=1e-5)
+    assert not np.isclose(alone, learnt.anomaly_score(scaled[:1]), rtol=1e-3)
     stated = detector(pixel_range=(0.0, 1.0)).fit(images / 255)
     assert np.array_equal(
         stated.anomaly_score(new / 255), detector().fit(images).anomaly_score(new)

@@ -73,7 +73,7 @@ def content(folder):
     return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_what_is_loaded_is_what_was_saved(fitted, original, new):
+def test_what_is_loaded_is_what_was_saved(fitted, another, original, new, tmp_path):
     loaded = D2UE.load(original, device="cpu")
     assert same(loaded, fitted, new)
     assert np.array_equal(loaded.predict(new), fitted.predict(new))
@@ -83,6 +83,8 @@ def test_what_is_loaded_is_what_was_saved(fitted, original, new):
     given, found = fitted.get_params(), loaded.get_params()
     assert found.pop("learning_rate") == 1e-3 and given.pop("learning_rate") is None
     assert found == given
+    another.save(tmp_path / "another")
+    assert D2UE.load(tmp_path / "another").get_params()["random_state"] == 1
     assert loaded.recalibrate(method="output").threshold_ == fitted.validation_.value("output")
 
 
