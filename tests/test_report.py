@@ -43,6 +43,8 @@ def test_the_table_holds_every_digit_and_the_verdict():
     # 9 held out at 10 %: the threshold is the highest, 0.6
     assert [row["abnormal"] for row in rows] == ["yes" if s > 0.6 else "no" for s in one.scores]
     assert {row["abnormal"] for row in rows} == {"yes", "no"}
+    at = Scored(image_set(3), np.array([0.5, 0.6, 0.7]), "dual", one.threshold)
+    assert at.abnormal.tolist() == [False, False, True]  # the threshold itself is not above it
     plain = scored(threshold=False)
     assert plain.abnormal is None
     assert plain.csv().splitlines()[0] == "name,label,score"
@@ -126,6 +128,9 @@ def test_maps_are_numbers_and_pictures(tmp_path, kind):
         assert np.array_equal(values, maps_of(images.images[i, 0]))
         picture = Image.open(tmp_path / "maps" / f"{name}.overlay.png")
         assert picture.size == (256, 256) and picture.mode == "RGB"
+        # One colour scale for all: a corner keeps its value when it is enlarged.
+        corner = overlay(images.images[i, 0, :1, :1], maps_of(images.images[i, 0, :1, :1]), top)
+        assert np.abs(np.asarray(picture)[0, 0].astype(int) - corner[0, 0]).max() <= 1
     once = {p: p.read_bytes() for p in files}
     (tmp_path / "maps" / "mine.txt").write_text("stays")
     write_maps(tmp_path / "maps", images, maps_of, kind)

@@ -109,6 +109,8 @@ def test_how_images_are_read_is_kept(draw_images, new, tmp_path, kind):
     before.save(tmp_path / "d")
     after = D2UE.load(tmp_path / "d")
     assert after.reading_ == before.reading_
+    for name in ("pixel_range", "image_shape"):
+        assert after.get_params()[name] == before.get_params()[name]
     assert np.array_equal(after.score_samples(form(new)), before.score_samples(form(new)))
     assert getattr(after, "n_features_in_", None) == getattr(before, "n_features_in_", None)
     if kind == "table":
