@@ -45,6 +45,9 @@ def test_the_table_holds_every_digit_and_the_verdict():
     assert {row["abnormal"] for row in rows} == {"yes", "no"}
     at = Scored(image_set(3), np.array([0.5, 0.6, 0.7]), "dual", one.threshold)
     assert at.abnormal.tolist() == [False, False, True]  # the threshold itself is not above it
+    small = np.array([1 / 3, 2e-17 / 3])  # as small as scores are
+    rows = csv.DictReader(io.StringIO(Scored(image_set(2), small, "dual").csv()))
+    assert [float(row["score"]) for row in rows] == small.tolist()
     plain = scored(threshold=False)
     assert plain.abnormal is None
     assert plain.csv().splitlines()[0] == "name,label,score"
