@@ -198,13 +198,17 @@ def as_stack(images: np.ndarray) -> np.ndarray:
     return images
 
 
-def as_pictures(rows: np.ndarray, image_shape: tuple[int, int] | None) -> np.ndarray:
+def as_pictures(
+    rows: np.ndarray, image_shape: tuple[int, int] | None, black: float = 0
+) -> np.ndarray:
     """Flat images as pictures.
 
     Args:
         rows: (n, d), finite.
         image_shape: (height, width) with height * width = d. None: row by row into the smallest
-            square that holds d values, the rest of it the smallest value of all rows.
+            square that holds d values, the rest of it black.
+        black: the value that is so. It is fixed at `fit`, as an image must not depend on those
+            that it is scored with.
 
     Returns:
         (n, h, w).
@@ -223,7 +227,9 @@ def as_pictures(rows: np.ndarray, image_shape: tuple[int, int] | None) -> np.nda
     side = math.isqrt(d - 1) + 1
     missing = side * side - d
     if missing:
-        rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=rows.min())
+        if rows.dtype.kind != "f" and black != 0:
+            rows = rows.astype(np.float64)  # whole numbers may not hold it
+        rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=black)
     return rows.reshape(n, side, side)
 
 

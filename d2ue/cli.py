@@ -83,7 +83,11 @@ def fit(
     epochs: Annotated[int, typer.Option(help="passes over the images")] = DEFAULTS.epochs,
     batch_size: Annotated[int, typer.Option(help="images a step")] = DEFAULTS.batch_size,
     image_size: Annotated[
-        int, typer.Option(help="pixels a side, a power of two")
+        int,
+        typer.Option(
+            help="pixels a side: 16, 32, 64, 128, 256 or 512; larger ones have more layers, so "
+            "that the latent grid stays 4 x 4"
+        ),
     ] = DEFAULTS.image_size,
     seed: Annotated[int, typer.Option(help="of weights and shuffles")] = DEFAULTS.seed,
     precision: Annotated[
@@ -171,7 +175,9 @@ def fit(
 
 @app.command()
 def score(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder written by 'd2ue fit'")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="folder written by 'd2ue fit' or D2UE.save")
+    ],
     folder: Data,
     out: Annotated[
         Path,
@@ -367,6 +373,8 @@ def reproduce(
             )
         kept = Store(store)
         plan = batch.plan(wanted, datasets, chosen, kept)
+        labels = [dataset.labelled.labels for dataset in datasets]
+        settings.read_clusters(plan.keys, dict(zip(plan.keys, labels, strict=True)))
         if dry_run:
             for line in batch.describe(plan, batch.seconds_for(plan, processes, device)):
                 typer.echo(line)

@@ -32,7 +32,14 @@ from d2ue.ensemble import resolve_device
 from d2ue.errors import InputError
 from d2ue.runs import Store
 from d2ue.saved import Record
-from d2ue.threshold import Threshold, check_contamination, hold_out, measure, methods_of
+from d2ue.threshold import (
+    Threshold,
+    check_contamination,
+    check_scores,
+    hold_out,
+    measure,
+    methods_of,
+)
 from d2ue.training import check_images, train_ensemble
 from d2ue.uncertainty import image_scores, score_maps
 
@@ -202,7 +209,8 @@ class D2UE(OutlierMixin, BaseEstimator):
             NotFittedError: before `fit`.
         """
         images = self._images(X)
-        return image_scores(self.ensemble_, images, self.method_, progress=self.progress)
+        scores = image_scores(self.ensemble_, images, self.method_, progress=self.progress)
+        return check_scores(scores)
 
     def anomaly_map(self, X: Any) -> np.ndarray:
         """Where each image is abnormal.
@@ -219,7 +227,8 @@ class D2UE(OutlierMixin, BaseEstimator):
             NotFittedError: before `fit`.
         """
         images = self._images(X)
-        return score_maps(self.ensemble_, images, self.method_, progress=self.progress)
+        maps = score_maps(self.ensemble_, images, self.method_, progress=self.progress)
+        return check_scores(maps)
 
     def score_samples(self, X: Any) -> np.ndarray:
         """How normal each image is: -`anomaly_score`, as scikit-learn has it.
@@ -417,7 +426,10 @@ class D2UE(OutlierMixin, BaseEstimator):
             kind = _TypeInputError if isinstance(error, TypeError) else InputError
             raise kind(" ".join(str(error).split())) from error
         check_finite(values)
-        return as_pictures(values, how.image_shape)
+        black = how.low
+        if reset and not how.given and values.dtype != np.uint8:
+            black = float(values.min())  # as `Reading.learn` will find
+        return as_pictures(values, how.image_shape, black)
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and joblib: the learners travel on the CPU, so that any machine can read."""

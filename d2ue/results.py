@@ -262,7 +262,8 @@ def put_record(store: Store, record: Record) -> None:
         InputError: if it cannot be written.
     """
     path = _path(store, record.name)
-    with writing(path):
+    # Two batches may score one ensemble at once: what the other is writing must not be swept.
+    with store.claim([record.name]), writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path)
         if not path.exists():
@@ -418,7 +419,8 @@ def import_into(store: Store, file: str | os.PathLike[str]) -> int:
             put_record(store, part)
             records += 1
         else:
-            store.put(*part)
+            with store.claim([part[0]]):
+                store.put(*part)
     return records
 
 

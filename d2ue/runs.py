@@ -359,7 +359,20 @@ def save_run(
     Raises:
         InputError: if the folder cannot be written; no manifest is left then.
     """
-    run = Path(folder)
+    write_run(folder, run_files(ensemble, data_name=data_name, n_train=n_train, scan=scan))
+
+
+def run_files(
+    ensemble: Ensemble, *, data_name: str = "", n_train: int = 0, scan: ScanConfig | None = None
+) -> dict[str, bytes]:
+    """The files of a run folder by name; the last is the manifest, with the SHA-256 of all others.
+
+    Args:
+        ensemble: the learners.
+        data_name: what to call the data in the manifest.
+        n_train: number of training images, for the manifest.
+        scan: how the images were taken out of scans, for the manifest.
+    """
     files = {
         f"learner_{i + 1}.safetensors": dump(
             ensemble.network.replica(i).state_dict(), {"format": LEARNER_FORMAT}
@@ -381,12 +394,21 @@ def save_run(
     }
     if scan is not None:
         manifest["data"]["scan"] = dataclasses.asdict(scan)
+    return files | {MANIFEST: _json_bytes(manifest)}
+
+
+def write_run(folder: str | os.PathLike[str], files: dict[str, bytes]) -> None:
+    """Write the files of a run folder in their order.
+
+    Raises:
+        InputError: if the folder cannot be written; no new manifest is left then.
+    """
+    run = Path(folder)
     with writing(run):
         run.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_file(run / name, content)
-        write_file(run / MANIFEST, _json_bytes(manifest))
-        for name in (*files, MANIFEST):
+        for name in files:
             sweep(run / name)
     shutil.rmtree(run / UNFINISHED, ignore_errors=True)
 

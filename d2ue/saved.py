@@ -1,16 +1,19 @@
 """A detector on disk: an ensemble, and what calls its scores abnormal.
 
     FOLDER/detector.json          held-out scores, threshold, how images are read; written last
-    FOLDER/ensemble-HASH/         the ensemble as a run folder, named by its weights (`save`)
+    FOLDER/ensemble-HASH/         the ensemble as a run folder, named by its manifest (`save`)
     FOLDER/ensemble.json, ...     or the folder is a run folder itself (`d2ue fit --contamination`)
 
 detector.json names its ensemble and the SHA-256 of that ensemble's manifest, which holds those of
 all other files. It is replaced in one step, and only then is an older ensemble removed: whenever
-a save is stopped, the folder holds the old detector or the new one, whole. Nothing is unpickled.
+a save is stopped, the folder holds the old detector or the new one, whole. An ensemble that is
+there already is written with the same bytes. One process saves at a time (FOLDER/.lock, while it
+does), and who reads meanwhile gets one of the two. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -18,26 +21,29 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from d2ue.arrays import Reading
 from d2ue.config import ScoreConfig
 from d2ue.ensemble import Ensemble
 from d2ue.errors import InputError
 from d2ue.runs import (
+    LOCK,
     MANIFEST,
     damaged,
-    digest,
     load_run,
     reading,
-    save_run,
+    run_files,
     sweep,
     versions,
     write_file,
+    write_run,
     writing,
 )
 from d2ue.threshold import Threshold
@@ -77,28 +83,53 @@ def save(folder: str | os.PathLike[str], ensemble: Ensemble, record: Record) -> 
         InputError: if the folder holds anything else or cannot be written to; what is there stays.
     """
     target = Path(folder)
+    files = run_files(ensemble)
+    # The same name means the same bytes: nothing that an older detector.json refers to changes.
+    name = f"ensemble-{hashlib.sha256(files[MANIFEST]).hexdigest()[:16]}"
     check_folder(target)
-    weights = {key: value.cpu() for key, value in ensemble.network.state_dict().items()}
-    name = f"ensemble-{digest(weights)[:16]}"
-    save_run(ensemble, target / name)
-    attach(target, record, name)
-    for other in target.glob("ensemble-*"):
-        if _ENSEMBLE.fullmatch(other.name) and other.name != name:
-            shutil.rmtree(other, ignore_errors=True)
+    with _held(target):
+        check_folder(target)  # again: another process may have been here
+        write_run(target / name, files)
+        _write(target, record, name)
+        for other in target.glob("ensemble-*"):
+            if _ENSEMBLE.fullmatch(other.name) and other.name != name:
+                shutil.rmtree(other, ignore_errors=True)
 
 
-def attach(folder: str | os.PathLike[str], record: Record, ensemble: str = ".") -> None:
-    """Write the detector.json that makes an ensemble on disk a detector.
+def attach(folder: str | os.PathLike[str], record: Record) -> None:
+    """Write the detector.json that makes a run folder a detector.
 
     Args:
-        folder: where to; with the default also the run folder.
+        folder: the run folder.
         record: what to write.
-        ensemble: the run folder in `folder`.
 
     Raises:
         InputError: if it cannot be read or written.
     """
-    path = Path(folder) / DETECTOR
+    target = Path(folder)
+    with reading(target / MANIFEST):
+        (target / MANIFEST).stat()  # before a lock is put beside it
+    with _held(target):
+        _write(target, record, ".")
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if need be, against other processes that would save there."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / LOCK).unlink()
+        lock.release()
+
+
+def _write(folder: Path, record: Record, ensemble: str) -> None:
+    path = folder / DETECTOR
     with reading(path.parent / ensemble):
         manifest = (path.parent / ensemble / MANIFEST).read_bytes()
     threshold = record.threshold
@@ -131,12 +162,18 @@ def load(folder: str | os.PathLike[str], device: str = "cpu") -> tuple[Ensemble,
         InputError: if there is no detector, or a file does not hold what was written.
     """
     target = Path(folder)
-    record, name, sha256 = _parse(target)
-    with reading(target / name / MANIFEST):
-        manifest = (target / name / MANIFEST).read_bytes()
-    if hashlib.sha256(manifest).hexdigest() != sha256:
-        raise damaged(target / name / MANIFEST)
-    return load_run(target / name, device), record
+    while True:
+        record, name, sha256 = _parse(target)
+        try:
+            with reading(target / name / MANIFEST):
+                manifest = (target / name / MANIFEST).read_bytes()
+            if hashlib.sha256(manifest).hexdigest() != sha256:
+                raise damaged(target / name / MANIFEST)
+            return load_run(target / name, device), record
+        except InputError:
+            # Was the detector replaced after it was read, and this ensemble removed?
+            if _parse(target)[1:] == (name, sha256):
+                raise
 
 
 def load_any(folder: str | os.PathLike[str], device: str = "cpu") -> tuple[Ensemble, Record | None]:
@@ -160,7 +197,8 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"{folder} is a file: give the name of a folder.")
     with reading(folder):
         names = [path.name for path in folder.iterdir()]
-    foreign = [n for n in names if not (_ENSEMBLE.fullmatch(n) or n.startswith(f".{DETECTOR}."))]
+    own = (f".{DETECTOR}.", LOCK)
+    foreign = [n for n in names if not (_ENSEMBLE.fullmatch(n) or n.startswith(own))]
     if DETECTOR in names:
         _parse(folder)  # is it ours?
         foreign.remove(DETECTOR)

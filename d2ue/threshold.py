@@ -131,6 +131,19 @@ def least_held_out(contamination: float) -> int:
     return math.ceil(1 / contamination - 1e-9) - 1
 
 
+def check_scores(values: np.ndarray) -> np.ndarray:
+    """Scores or maps as they are, unless weights that nobody trained gave none.
+
+    Raises:
+        InputError: if any is not finite.
+    """
+    if not np.isfinite(values).all():
+        raise InputError(
+            "The learners give scores that are not finite: their weights are of no use, train anew."
+        )
+    return values
+
+
 def check_contamination(contamination: float) -> None:
     """Refuse what is no share of normal images.
 

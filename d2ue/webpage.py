@@ -11,36 +11,46 @@ import numpy as np
 from PIL import Image
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
-       color: #1a1a1a; background: #fff; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 78rem; margin: 2rem auto; padding: 0 1rem;
+       box-sizing: border-box; color: #1a1a1a; background: #fff; }
+p { max-width: 60rem; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { text-align: left; padding: .3rem .8rem; border-bottom: 1px solid #ddd; }
+td + td { overflow-wrap: anywhere; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .gallery { display: flex; flex-wrap: wrap; gap: 1rem; }
-figure { margin: 0 0 .5rem; }
+figure { margin: 0 0 .5rem; max-width: 100%; }
+figure > div { display: flex; align-items: flex-start; gap: 2px; }
 figcaption { font-size: .85rem; max-width: 24rem; overflow-wrap: anywhere; }
-img { image-rendering: pixelated; border: 1px solid #ddd; max-width: 100%; height: auto;
-      box-sizing: border-box; }
+img { image-rendering: pixelated; border: 1px solid #ddd; min-width: 0; max-width: 100%;
+      height: auto; box-sizing: border-box; }
+img.drawn { image-rendering: auto; border: 0; }
 """
 
 
-def picture(image: np.ndarray, alt: str, width: int = 128) -> str:
+def picture(image: np.ndarray, alt: str, width: int = 128, *, drawn: bool = False) -> str:
     """An image as an <img> element that carries its own pixels.
 
     Args:
         image: uint8, [H, W] grey or [H, W, 3] colour.
         alt: what it shows, for those who do not see it.
         width: on the page, in pixels.
+        drawn: whether it is a diagram, which is made smaller smoothly; pixels of images stay
+            squares.
     """
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" width="{width}">'
+    kind = ' class="drawn"' if drawn else ""
+    return (
+        f'<img{kind} src="data:image/png;base64,{data}" alt="{html.escape(alt)}" width="{width}">'
+    )
 
 
 def figure(pictures: Iterable[str], caption: str) -> str:
-    """Pictures side by side over one caption (plain text)."""
-    return f"<figure>{''.join(pictures)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    """Pictures in one row, narrower where there is no room, over one caption (plain text)."""
+    row = f"<div>{''.join(pictures)}</div>"
+    return f"<figure>{row}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def gallery(figures: Iterable[str]) -> str:

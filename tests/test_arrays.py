@@ -68,6 +68,10 @@ def test_rows_are_pictures():
         [[0, 1, 2], [3, 4, 5], [0, 0, 0]],
         [[6, 7, 8], [9, 10, 11], [0, 0, 0]],
     ]
+    for kind in (np.float32, np.int16, np.uint8):
+        padded = as_pictures(rows.astype(kind), None, -0.5)
+        assert padded[:, 2].tolist() == [[-0.5] * 3] * 2 and (padded[:, :2] == square[:, :2]).all()
+    assert as_pictures(rows.astype(np.uint8), None).dtype == np.uint8
     for d, side in ((1, 1), (2, 2), (4, 2), (5, 3), (4096, 64), (4097, 65)):
         assert as_pictures(np.zeros((1, d)), None).shape == (1, side, side)
 

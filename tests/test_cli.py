@@ -16,6 +16,7 @@ from PIL import Image
 
 from d2ue import D2UE, phantom
 from d2ue.cli import main
+from d2ue.results import read_records
 
 TINY = ("--image-size", "16", "--epochs", "1", "--batch-size", "8", "--learners", "2")
 
@@ -504,8 +505,18 @@ def test_a_table_from_images_to_page_and_again_from_its_export(capsys, bench_fol
     assert all(0 <= float(line["AUC"]) <= 100 for line in lines)
     assert "(n = 1)" in (out / "table1.md").read_text()
 
-    code, said, _ = run(capsys, *arguments, "--out", tmp_path / "again", "--jobs", "1")
+    clusters = tmp_path / "clusters.csv"
+    clusters.write_text(clusters_of("0011233445"[:9]))
+    again = (*arguments, "--jobs", "1", "--out", tmp_path / "again", "--clusters", clusters)
+    code, said, _ = run(capsys, *again)
     assert code == 0 and "6 of them cached; 0 learners trained" in said
+    with open(tmp_path / "again" / "table1.csv") as file:
+        respected = list(csv.DictReader(file))
+    for line, plain in zip(respected, lines, strict=True):
+        assert line["independence"] == "clusters respected (5 clusters of 9 images)"
+        assert plain["independence"] == "images as independent"
+        assert line["AUC"] == plain["AUC"]
+    assert any(a["AUC_low"] != b["AUC_low"] for a, b in zip(respected, lines, strict=True))
 
     assert run(capsys, "export", store, "--out", tmp_path / "scores.zip")[0] == 0
     assert run(capsys, "import", tmp_path / "scores.zip", "--store", tmp_path / "new")[0] == 0
@@ -514,6 +525,62 @@ def test_a_table_from_images_to_page_and_again_from_its_export(capsys, bench_fol
     assert code == 0, err
     for name in ("table1.csv", "table1.md", "table1_verdicts.csv"):
         assert (tmp_path / "drawn" / name).read_bytes() == (out / name).read_bytes()
+
+
+def clusters_of(names):
+    """A table of clusters for the folder of these tests; a digit is the cluster of a test image."""
+    lines = ["name,split,label,cluster", *(f"train{i}.png,train,0,{10 + i}" for i in range(16))]
+    lines += [f"test{i}.png,test,{int(i > 4)},{name}" for i, name in enumerate(names)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "about"),
+    [
+        (None, "cannot be read"),
+        ("name,label\n", "no table of clusters"),
+        (clusters_of("00112334"), "not those of drawn (9"),  # a test image less
+        (clusters_of("001123344").replace("test4.png,test,0", "test4.png,test,1"), "not those of"),
+    ],
+)
+def test_clusters_of_other_images_are_refused_before_anything_is_trained(
+    capsys, bench_folder, tmp_path, text, about
+):
+    clusters = tmp_path / "clusters.csv"
+    if text is not None:
+        clusters.write_text(text)
+    arguments = ("reproduce", "table1", *SMALL, "--data", bench_folder, "--store", tmp_path / "s")
+    more = ("--out", tmp_path / "o", "--clusters", clusters)
+    assert_refused(capsys, *arguments, *more, about=about)
+    assert_refused(capsys, *arguments, *more[:-1], f"{clusters},{clusters}", about="2 files")
+    assert {path.name for path in tmp_path.iterdir()} <= {"clusters.csv"}
+
+
+def test_controls_are_scored_with_what_is_there(capsys, tmp_path):
+    """Images alone and untrained ensembles need no learner; those that do are named."""
+    drawn = phantom(n_train=64, n_test_normal=4, n_test_abnormal=3, image_size=64)
+    names = [f"{i}.png" for i in range(64 + 7)]
+    every = np.concatenate([drawn.train.images, drawn.test.images])
+    write_images(tmp_path / "drawn" / "images", every, names)
+    split = {"train": {"0": names[:64]}, "test": {"0": names[64:68], "1": names[68:]}}
+    (tmp_path / "drawn" / "data.json").write_text(json.dumps(split))
+    store = tmp_path / "store"
+    asked = ("controls", "drawn", "--data", tmp_path / "drawn", "--seeds", "1", "--store", store)
+    code, out, err = run(capsys, *asked)
+    assert code == 0 and err == ""
+    found = read_records(store)
+    controls = [record.control for record in found.values()]
+    missing = [line for line in out.splitlines() if line.startswith("missing: ")]
+    assert controls.count("images") == 1 and controls.count("untrained") == 3
+    assert f"{store}: {len(found)} controls scored, 0 were there." in out
+    assert len(missing) == 3 and all("gradient, " in line and "seed 1" in line for line in missing)
+    assert not (store / "learners").exists()
+    code, out, _ = run(capsys, *asked)
+    assert code == 0 and f"0 controls scored, {len(found)} were there." in out
+    assert_refused(capsys, "controls", "rsna", "--store", store, about="folder that they lie in")
+    assert_refused(
+        capsys, "controls", "drawn", "--data", tmp_path / "no", "--store", store, about="no"
+    )
 
 
 def test_exports_that_cannot_be_made_are_refused(capsys, tmp_path):

@@ -222,14 +222,41 @@ def test_flat_images_with_their_shape_are_the_images(images, new):
     )
 
 
+@pytest.mark.parametrize("kind", ["bytes", "floats", "whole numbers", "stated"])
+def test_rows_that_fill_no_square_do_not_depend_on_each_other(images, new, kind):
+    """250 values leave 6 pixels of the 16 x 16, black as at `fit` whatever else is scored."""
+    form = {
+        "bytes": lambda x: x // 2 + 100,
+        "floats": lambda x: x / 9 - 4,
+        "whole numbers": lambda x: x.astype(int) + 3,
+        "stated": lambda x: x // 2 + 100,
+    }[kind]
+    rows, others = (form(x.reshape(len(x), -1)[:, :250]) for x in (images, new))
+    others[0] = others.max()
+    given = {"pixel_range": (-1, 300)} if kind == "stated" else {}
+    fitted = detector(validation_fraction=0.3, **given).fit(rows)
+    together = fitted.anomaly_score(others)
+    alone = np.concatenate([fitted.anomaly_score(row[None]) for row in others])
+    np.testing.assert_allclose(alone, together, rtol=1e-4)
+    # A picture with black put in by hand is the same.
+    black = {"bytes": 0, "stated": -1}.get(kind, rows.min())
+    filled = np.pad(others.astype(float), ((0, 0), (0, 6)), constant_values=black)
+    stack = filled.reshape(-1, SIZE, SIZE)
+    stack = stack.astype(np.uint8) if kind == "bytes" else stack
+    np.testing.assert_allclose(fitted.anomaly_score(stack), together, rtol=1e-4)
+
+
 def test_values_keep_the_scale_of_fit(images, new):
     scaled = images / 1000 - 3  # any scale
     range_of_fit = (float(scaled.min()), float(scaled.max()))
     learnt = detector().fit(scaled)
     assert (learnt.reading_.low, learnt.reading_.high) == range_of_fit
     # A darker image is a darker image, however it compares with others of its array.
-    alone, among = learnt.anomaly_score(scaled[:1] * 1.0001), learnt.anomaly_score(scaled * 1.0001)
+    dark = (images[:1] // 3) / 1000 - 3
+    alone = learnt.anomaly_score(dark)
+    among = learnt.anomaly_score(np.concatenate([dark, scaled]))
     np.testing.assert_allclose(alone, among[:1], rtol=1e-5)
+    assert not np.isclose(alone, learnt.anomaly_score(scaled[:1]), rtol=1e-3)
     stated = detector(pixel_range=(0.0, 1.0)).fit(images / 255)
     assert np.array_equal(
         stated.anomaly_score(new / 255), detector().fit(images).anomaly_score(new)
@@ -305,6 +332,16 @@ def test_nothing_is_scored_before_it_is_fitted(new):
 
 
 # --- scikit-learn's tools ---
+
+
+def test_weights_that_give_no_scores_are_told(fitted, new, refused):
+    """Finite, so that they can be loaded, and of no use."""
+    broken = pickle.loads(pickle.dumps(fitted))
+    with torch.no_grad():
+        broken.ensemble_.network.output.weight.fill_(1e38)
+    for method in (broken.predict, broken.score_samples, broken.anomaly_map):
+        with refused("not finite", "train anew"):
+            method(new)
 
 
 def test_clone_and_parameters(fitted):

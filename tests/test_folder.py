@@ -28,10 +28,15 @@ from d2ue.datasets.decode import decode_image
 from d2ue.datasets.folder import load_folder, load_images
 from d2ue.errors import InputError
 
-FUZZ = settings(
-    max_examples=int(os.environ.get("D2UE_FUZZ", "200")),
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+THOROUGH = settings.get_current_profile_name() == "fuzz"  # as in test_fuzz, with the same knob
+FUZZ = (
+    settings.get_profile("fuzz")
+    if THOROUGH
+    else settings(
+        max_examples=200,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
 )
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")  # of damaged metadata

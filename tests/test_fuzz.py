@@ -27,13 +27,15 @@ from PIL import Image
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 
-from d2ue import cli, runs
+from d2ue import D2UE, cli, runs, saved
+from d2ue.arrays import Reading
 from d2ue.config import ScoreConfig, TrainConfig
 from d2ue.datasets import Dataset, ImageSet, ScanConfig, load_folder, load_images
 from d2ue.datasets.download import _extract
 from d2ue.errors import D2UEError
 from d2ue.results import DataKey, export, import_into, put_record, read_records, score_record
 from d2ue.runs import Store, digest, load_run, run_scan, save_run
+from d2ue.threshold import Threshold
 from d2ue.training import LearnerTask, learner_name, train_ensemble, train_learners
 
 THOROUGH = settings.get_current_profile_name() == "fuzz"
@@ -403,13 +405,18 @@ def kept(draw_set, tmp_path_factory):
     store = Stopped(folder / "store", state_interval=0)
     ensemble = train_ensemble(config, images, progress=False, store=store, device="cpu")
     save_run(ensemble, folder / "run", scan=ScanConfig())
+    run = {path.name: path.read_bytes() for path in (folder / "run").iterdir()}
+    scores = Threshold({"ensemble": np.array([0.5, 0.25, 0.75])}, 0.25)
+    how = Reading(low=-1.0, high=2.0, eight_bit=False, image_shape=(2, 3), n_features=6)
+    saved.attach(folder / "run", saved.Record("ensemble", scores, how, 0.1))
     name = learner_name(config, 1, images.fingerprint)
     (learner,) = (folder / "store" / "learners").iterdir()
     return Quiet(
         images=images,
         name=name,
         state=store.state,
-        run={path.name: path.read_bytes() for path in (folder / "run").iterdir()},
+        run=run,
+        detector=(folder / "run" / saved.DETECTOR).read_bytes(),
         learner={path.name: path.read_bytes() for path in learner.iterdir()},
     )
 
@@ -573,6 +580,37 @@ def test_fuzz_runs(kept, tmp_path_factory, which, data, believed):
     assert everything(base) == before
     if ensemble is not None:
         assert all(torch.isfinite(v).all() for v in ensemble.network.state_dict().values())
+
+
+@FUZZ
+@given(
+    which=st.sampled_from(["detector.json"] * 3 + ["ensemble.json", "learner_1.safetensors"]),
+    data=st.data(),
+    believed=st.booleans(),
+)
+def test_fuzz_detectors(kept, tmp_path_factory, which, data, believed):
+    """A saved detector: what is loaded can score, or is refused in a sentence."""
+    change, *how = data.draw(MANIFESTS if which.endswith("json") else FILES)
+    files = kept["run"] | {"detector.json": kept["detector"]}
+    files[which] = change(files[which], *how)
+    if believed and which != "detector.json":
+        if which != "ensemble.json":
+            manifest = json.loads(files["ensemble.json"])
+            manifest["files"][which] = hashlib.sha256(files[which]).hexdigest()
+            files["ensemble.json"] = json.dumps(manifest).encode()
+        detector = json.loads(files["detector.json"])
+        detector["ensemble_sha256"] = hashlib.sha256(files["ensemble.json"]).hexdigest()
+        files["detector.json"] = json.dumps(detector).encode()
+    base = tmp_path_factory.getbasetemp() / "fuzz detectors"
+    write(base / "run", files)
+    before = everything(base)
+    found = fine_or_refused(D2UE.load, base / "run", device="cpu")
+    assert everything(base) == before
+    if found is not None:
+        for images in (np.zeros((2, 6)), kept["images"].images[:2], np.ones((1, 5, 4))):
+            scores = fine_or_refused(found.anomaly_score, images)
+            assert scores is None or (scores.shape == (len(images),) and np.isfinite(scores).all())
+        assert np.isfinite(found.threshold_)
 
 
 @FUZZ

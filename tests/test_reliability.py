@@ -21,7 +21,7 @@ from hypothesis import settings
 from PIL import Image
 
 import d2ue
-from d2ue import fit_run, load_run
+from d2ue import D2UE, fit_run, load_run
 from d2ue.cli import main
 from d2ue.errors import InputError
 from d2ue.runs import Store
@@ -39,12 +39,15 @@ PROMISES = {
         "the manifest with the SHA-256 of every file is written last": (
             "test_runs::test_a_full_disk_leaves_no_manifest_and_nothing_temporary",
             "test_runs::test_flipped_bits",
+            "test_runs::test_every_bit_of_a_learners_weights_is_checked",
+            "test_saved::test_every_bit_of_the_weights_is_checked",
             "test_reliability::test_the_manifest_is_written_last",
         ),
         "kill -9 at any moment, then the same command: the bit-identical ensemble": (
             "test_runs::test_killed_anywhere_ends_bit_identically",
             "test_batch::test_killed_before_and_after_every_rename",
             "test_batch::test_killed_at_random_twenty_times",
+            "test_saved::test_killed_anywhere_the_old_one_or_the_new_one_is_whole",
             "test_registry::test_killed_in_the_middle_of_the_download",
             "test_registry::test_killed_in_the_middle_of_the_extraction",
         ),
@@ -58,6 +61,8 @@ PROMISES = {
             "test_reliability::test_two_commands_for_one_run",
             "test_runs::test_processes_that_ask_at_once_train_each_learner_once",
             "test_batch::test_two_batches_at_once_share_the_work",
+            "test_results::test_the_same_record_put_by_several_at_once",
+            "test_saved::test_saving_at_once_and_reading_meanwhile",
             "test_registry::test_two_at_once_fetch_one_archive",
         ),
     },
@@ -70,6 +75,7 @@ PROMISES = {
         "a stale result is never served": (
             "test_runs::test_other_settings_or_images_are_refused",
             "test_runs::test_learners_swapped_in_a_store_are_not_served",
+            "test_results::test_names_of_records_hold_the_version_of_the_scoring",
             "test_batch::test_one_setting_changed_reruns_what_depends_on_it",
             "test_batch::test_other_images_rerun_everything_and_other_labels_only_the_scores",
             "test_folder::test_an_image_replaced_behind_its_back_is_decoded_again",
@@ -134,13 +140,18 @@ PROMISES = {
             "test_runs::test_damaged_states",
             "test_fuzz::test_fuzz_runs",
             "test_fuzz::test_fuzz_learners",
+            "test_fuzz::test_fuzz_detectors",
             "test_fuzz::test_fuzz_states",
         ),
         "full disk": (
             "test_reliability::test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space",
             "test_reliability::test_scores_on_a_full_disk_leave_those_that_were_there",
+            "test_reliability::test_saving_on_a_full_disk_leaves_the_detector_that_was_there",
         ),
-        "read-only folder": ("test_reliability::test_a_read_only_folder",),
+        "read-only folder": (
+            "test_reliability::test_a_read_only_folder",
+            "test_reliability::test_saving_in_a_read_only_folder",
+        ),
         "never a silent skip": (
             "test_folder::test_the_first_bad_file_in_order_is_the_one_named",
             "test_fuzz::test_fuzz_data_json",
@@ -466,6 +477,58 @@ def test_a_read_only_folder(small_disk, run_and_images, tiny, draw_set, refused,
         assert (
             call(capsys, "score", small_disk / "run", small_disk / "images", "--out", out)[0] == 0
         )
+        assert files(small_disk) == before
+    finally:
+        resize(small_disk, "rw")
+
+
+@pytest.fixture(scope="module")
+def detectors(draw_images):
+    """Two detectors of one learner each, told apart by their thresholds."""
+    settings = {"image_size": 16, "epochs": 1, "batch_size": 8, "n_learners": 1, "device": "cpu"}
+    settings |= {"method": "ensemble", "contamination": 0.5}
+    return [D2UE(**settings, random_state=seed).fit(draw_images(16)) for seed in (0, 1)]
+
+
+def test_saving_on_a_full_disk_leaves_the_detector_that_was_there(small_disk, detectors, refused):
+    """At several sizes, so that it is full at the learner, the manifest or detector.json."""
+    old, new = detectors
+    folder = small_disk / "detector"
+    resize(small_disk, "size=100m")
+    old.save(folder)
+    before = files(small_disk)
+    size, full = sum(map(len, before.values())) // 1024, 0
+    for more in (16, size // 2, size - 8, size + 4, size + 8, size + 12):  # KiB beside the old one
+        resize(small_disk, f"size={size + more}k")
+        try:
+            new.save(folder)
+        except InputError as error:
+            text = str(error)
+            assert "cannot be written" in text and "free some space" in text and "\n" not in text
+            full += 1
+            assert D2UE.load(folder).threshold_ == old.threshold_
+            left = files(small_disk)
+            assert all(left[name] == content for name, content in before.items())
+            assert not [name for name in left if ".tmp-" in name or ".lock" in name]
+    assert full >= 3
+    resize(small_disk, "size=100m")
+    new.save(folder)
+    assert D2UE.load(folder).threshold_ == new.threshold_
+    assert files(folder).keys() != before.keys() and len(files(folder)) == len(before)
+
+
+def test_saving_in_a_read_only_folder(small_disk, detectors, refused):
+    """Refused in a sentence; the detector there is read all the same."""
+    old, new = detectors
+    resize(small_disk, "size=100m")
+    old.save(small_disk / "detector")
+    before = files(small_disk)
+    resize(small_disk, "ro")
+    try:
+        for folder in ("detector", "new"):
+            with refused("cannot be written", small_disk / folder):
+                new.save(small_disk / folder)
+        assert D2UE.load(small_disk / "detector").threshold_ == old.threshold_
         assert files(small_disk) == before
     finally:
         resize(small_disk, "rw")

@@ -43,10 +43,36 @@ def test_the_table_holds_every_digit_and_the_verdict():
     # 9 held out at 10 %: the threshold is the highest, 0.6
     assert [row["abnormal"] for row in rows] == ["yes" if s > 0.6 else "no" for s in one.scores]
     assert {row["abnormal"] for row in rows} == {"yes", "no"}
+    at = Scored(image_set(3), np.array([0.5, 0.6, 0.7]), "dual", one.threshold)
+    assert at.abnormal.tolist() == [False, False, True]  # the threshold itself is not above it
+    small = np.array([1 / 3, 2e-17 / 3])  # as small as scores are
+    rows = csv.DictReader(io.StringIO(Scored(image_set(2), small, "dual").csv()))
+    assert [float(row["score"]) for row in rows] == small.tolist()
     plain = scored(threshold=False)
     assert plain.abnormal is None
     assert plain.csv().splitlines()[0] == "name,label,score"
     assert plain.csv().splitlines()[1] == f"0.png,,{plain.scores.tolist()[0]!r}"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_interval_is_what_a_bootstrap_says(seed):
+    """Percentile bootstrap over images, here by counting pairs; n differs from seed to seed."""
+    rng = np.random.default_rng(seed)
+    n0, n1 = rng.integers(80, 200, 2)
+    normal, abnormal = rng.normal(size=n0), rng.normal(0.8, 1.5, n1)
+    labels = np.repeat(np.array([0, 1], np.int8), [n0, n1])
+    scores = np.concatenate([normal, abnormal])
+    above = (abnormal[:, None] > normal).astype(float)
+    drawn = [above[rng.integers(0, n1, n1)][:, rng.integers(0, n0, n0)].mean() for _ in range(2000)]
+    (sentence,) = [s for s in Scored(image_set(n0 + n1, labels), scores, "dual").summary[1:]]
+    found = re.match(r"AUC (.*) \(95 % interval over images, DeLong, (.*) to (.*)\), AP", sentence)
+    value, low, high = (float(text) / 100 for text in found.groups())
+    assert value == pytest.approx(above.mean(), abs=5e-4)
+    assert (low, high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.008)
+
+
+def test_one_abnormal_image_has_no_interval():
+    assert "(no interval: a class has one image)" in scored(labels=[0] * 7 + [1]).summary[-2]
 
 
 def test_ranking_and_sentences():
@@ -69,6 +95,8 @@ def test_ranking_and_sentences():
 def test_parts_that_do_not_fit(refused):
     with refused("8 images", "(7,)"):
         Scored(image_set(8), np.ones(7), "dual")
+    with refused("not finite", "train anew"):
+        Scored(image_set(2), np.array([1, np.inf]), "dual")
     with refused("'output'"):
         Scored(image_set(2), np.ones(2), "output", Threshold({"dual": np.ones(3)}, 0.1))
 
@@ -91,6 +119,7 @@ def test_overlay_by_hand():
 def test_maps_are_numbers_and_pictures(tmp_path, kind):
     names = ["a.png", "a.jpg", "deep/er/b.png", "ü é.png"] + [f"{i}.png" for i in range(62)]
     images = image_set(len(names), names=names)
+    images.images[1:9] //= 4  # maps whose own highest values are low
     top = write_maps(tmp_path / "maps", images, maps_of, kind)
     files = [p for p in (tmp_path / "maps").rglob("*") if p.is_file()]
     assert len(files) == 2 * len(names)
@@ -103,6 +132,9 @@ def test_maps_are_numbers_and_pictures(tmp_path, kind):
         assert np.array_equal(values, maps_of(images.images[i, 0]))
         picture = Image.open(tmp_path / "maps" / f"{name}.overlay.png")
         assert picture.size == (256, 256) and picture.mode == "RGB"
+        # One colour scale for all: a corner keeps its value when it is enlarged.
+        corner = overlay(images.images[i, 0, :1, :1], maps_of(images.images[i, 0, :1, :1]), top)
+        assert np.abs(np.asarray(picture)[0, 0].astype(int) - corner[0, 0]).max() <= 1
     once = {p: p.read_bytes() for p in files}
     (tmp_path / "maps" / "mine.txt").write_text("stays")
     write_maps(tmp_path / "maps", images, maps_of, kind)

@@ -1,6 +1,7 @@
 """Records and exports: what was scored is read back, or refused in a sentence."""
 
 import json
+import threading
 import zipfile
 
 import numpy as np
@@ -60,6 +61,39 @@ def test_a_record_is_read_as_it_was_written(made):
     assert set(records[0].scores) == {"ensemble", "output", "dual", "input", "reconstruction"}
     assert set(records[1].scores) == {"ensemble", "reconstruction"}  # nobody to disagree with
     assert read_records(store.folder).keys() == {record.name for record in records}
+
+
+def test_the_same_record_put_by_several_at_once(made, tmp_path):
+    """As by two batches that have scored one ensemble: nobody sweeps what another is writing."""
+    _, (record, _) = made
+    start, failed = threading.Barrier(4), []
+
+    def put():
+        for number in range(40):
+            start.wait()
+            try:
+                put_record(Store(tmp_path / str(number)), record)
+            except InputError as error:
+                failed.append(str(error))
+
+    threads = [threading.Thread(target=put) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    for number in range(40):
+        store = Store(tmp_path / str(number))
+        same(get_record(store, record.name), record)
+        assert len(list((store.folder / "scores").iterdir())) == 1
+
+
+def test_names_of_records_hold_the_version_of_the_scoring(made, monkeypatch):
+    """Scores of older code are not taken for those of newer code."""
+    _, (record, _) = made
+    name = record.name
+    monkeypatch.setattr("d2ue.results.SCORING_VERSION", 2)
+    assert record.name != name
 
 
 def test_the_similarity_of_learners_is_debiased_cka_of_their_features(made, dataset, tiny):
@@ -188,6 +222,16 @@ CRAFTED = {
     "a path out of the folder": lambda f: forge(f, **{"../evil.safetensors": b"x"}),
     "an absolute path": lambda f: forge(f, **{"/tmp/evil.safetensors": b"x"}),
     "a file of another kind": lambda f: forge(f, **{"scores/evil.pkl": b"x"}),
+    "a file that is not the manifest's": lambda f: {
+        name: content.replace(b'"loss": ', b'"loss": 1')
+        if name.endswith("learner.json")
+        else content
+        for name, content in f.items()
+    },
+    "a record under the ending of a pickle": lambda f: forge(
+        {k: v for k, v in f.items() if not k.startswith("scores/")},
+        **{k.replace("safetensors", "pkl"): v for k, v in f.items() if k.startswith("scores/")},
+    ),
     "an empty record": lambda f: forge(f, **{"scores/0123456789abcdef.safetensors": b""}),
     "weights without their settings": lambda f: forge(
         f, **{"learners/0123456789abcdef/weights.safetensors": b"x"}

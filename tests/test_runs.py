@@ -746,6 +746,15 @@ def test_damaged_files_of_a_store(store, config, images, refused, name):
             train_ensemble(config, images, progress=False, store=Store(store))
 
 
+def test_every_bit_of_a_learners_weights_is_checked(store, config, images, refused):
+    path = store / "learners" / names_of(config, images)[1] / "weights.safetensors"
+    flipped = bytearray(path.read_bytes())
+    flipped[-5] ^= 1  # the last bit but a few of a float: finite, and hardly another number
+    put(path, bytes(flipped))
+    with refused(path, "damaged"):
+        train_ensemble(config, images, progress=False, store=Store(store))
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -4,11 +4,15 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
+import threading
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from d2ue import D2UE, runs, saved
 from d2ue.saved import DETECTOR
@@ -69,7 +73,7 @@ def content(folder):
     return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_what_is_loaded_is_what_was_saved(fitted, original, new):
+def test_what_is_loaded_is_what_was_saved(fitted, another, original, new, tmp_path):
     loaded = D2UE.load(original, device="cpu")
     assert same(loaded, fitted, new)
     assert np.array_equal(loaded.predict(new), fitted.predict(new))
@@ -79,6 +83,8 @@ def test_what_is_loaded_is_what_was_saved(fitted, original, new):
     given, found = fitted.get_params(), loaded.get_params()
     assert found.pop("learning_rate") == 1e-3 and given.pop("learning_rate") is None
     assert found == given
+    another.save(tmp_path / "another")
+    assert D2UE.load(tmp_path / "another").get_params()["random_state"] == 1
     assert loaded.recalibrate(method="output").threshold_ == fitted.validation_.value("output")
 
 
@@ -103,6 +109,8 @@ def test_how_images_are_read_is_kept(draw_images, new, tmp_path, kind):
     before.save(tmp_path / "d")
     after = D2UE.load(tmp_path / "d")
     assert after.reading_ == before.reading_
+    for name in ("pixel_range", "image_shape"):
+        assert after.get_params()[name] == before.get_params()[name]
     assert np.array_equal(after.score_samples(form(new)), before.score_samples(form(new)))
     assert getattr(after, "n_features_in_", None) == getattr(before, "n_features_in_", None)
     if kind == "table":
@@ -166,6 +174,151 @@ def test_stopped_at_any_file_the_old_one_or_the_new_one_is_whole(
         shutil.rmtree(folder)
     # First the old one, then, from one moment on, the new one.
     assert "old" in outcomes and outcomes == sorted(outcomes, reverse=True)
+
+
+def test_the_same_weights_saved_elsewhere_are_another_ensemble(folder, fitted, new, monkeypatch):
+    """With other threads the manifest is another: the old one stays until the new one is whole."""
+
+    class Stop(BaseException):
+        pass
+
+    def stop(source, target):
+        if os.path.basename(target) == DETECTOR:
+            raise Stop
+        rename(source, target)
+
+    rename = os.replace
+    torch.set_num_threads(2)
+    try:
+        with monkeypatch.context() as patched, pytest.raises(Stop):
+            patched.setattr(os, "replace", stop)
+            fitted.save(folder)
+        assert same(D2UE.load(folder), fitted, new)
+        fitted.save(folder)
+    finally:
+        torch.set_num_threads(1)
+    assert same(D2UE.load(folder), fitted, new)
+    assert len([path for path in folder.iterdir() if path.is_dir()]) == 1
+
+
+KILLED = """
+import multiprocessing, os, shutil, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from d2ue import D2UE
+
+base = Path(sys.argv[1])
+detectors = [D2UE.load(base / name) for name in ("old", "new")]
+
+class HalfWritten:
+    def __init__(self, file):
+        self.file = file
+    def __enter__(self):
+        return self
+    def __exit__(self, *error):
+        self.file.close()
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+    def write(self, content):
+        count(lambda: (self.file.write(content[: len(content) // 2]), self.file.flush()))
+        return self.file.write(content)
+
+calls, at = 0, 0
+
+def count(on_the_way=lambda: None):
+    global calls
+    calls += 1
+    if calls == at:
+        on_the_way()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def watched(name):
+    original = getattr(os, name)
+    def call(*args, **kwargs):
+        count()
+        return original(*args, **kwargs)
+    setattr(os, name, call)
+
+def save():
+    for name in ("fsync", "replace", "chmod", "rmdir", "unlink", "mkdir"):
+        watched(name)
+    fdopen = os.fdopen
+    os.fdopen = lambda *args, **kwargs: HalfWritten(fdopen(*args, **kwargs))
+    detectors[1].save(base / "killed")
+
+def in_a_process(target):
+    process = multiprocessing.get_context("fork").Process(target=target)
+    process.start()
+    process.join()
+    return process.exitcode
+
+def what(folder):
+    found = D2UE.load(folder)  # checks every file
+    (which,) = [k for k in (0, 1) if found.threshold_ == detectors[k].threshold_]
+    networks = [d.ensemble_.network for d in (found, detectors[which])]
+    assert all(torch.equal(a, b) for a, b in zip(*(n.parameters() for n in networks)))
+    return "on"[which]
+
+def listing(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+ends = ""
+while True:
+    at += 1
+    shutil.rmtree(base / "killed", ignore_errors=True)
+    shutil.copytree(base / "old", base / "killed")
+    code = in_a_process(save)
+    ends += what(base / "killed")
+    if code != -signal.SIGKILL:
+        break
+    if at % 3 == 0:  # what is left lying about goes with the next save
+        detectors[1].save(base / "killed")
+        assert what(base / "killed") == "n"
+        assert listing(base / "killed") == listing(base / "new"), listing(base / "killed")
+print(code, ends)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked here")
+def test_killed_anywhere_the_old_one_or_the_new_one_is_whole(draw_images, tmp_path):
+    """kill -9 before each call that changes the disk, and with half of each file written."""
+    single = {**SETTINGS, "n_learners": 1, "method": "ensemble"}
+    for name, seed in (("old", 0), ("new", 1)):
+        D2UE(**single, random_state=seed).fit(draw_images(20)).save(tmp_path / name)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    code, ends = done.stdout.split()
+    assert code == "0"
+    # Files: the learner, its history, the manifest, detector.json; five calls each.
+    assert len(ends) > 4 * 5 and ends == "o" * ends.count("o") + "n" * ends.count("n")
+    assert ends.count("o") >= 4 * 5 - 1 and ends.count("n") > 1
+
+
+def test_saving_at_once_and_reading_meanwhile(original, fitted, another, new, tmp_path):
+    """Two detectors into one folder, again and again: who reads finds one of them, whole."""
+    folder = shutil.copytree(original, tmp_path / "detector")
+    failed = []
+
+    def again(detector):
+        try:
+            for _ in range(6):
+                detector.save(folder)
+        except BaseException as error:
+            failed.append(error)
+
+    savers = [threading.Thread(target=again, args=(d,)) for d in (fitted, another)]
+    for saver in savers:
+        saver.start()
+    thresholds = {fitted.threshold_, another.threshold_}
+    while any(saver.is_alive() for saver in savers):
+        assert D2UE.load(folder).threshold_ in thresholds
+    assert not failed
+    last = D2UE.load(folder)
+    assert same(last, fitted, new) or same(last, another, new)
+    assert len(os.listdir(folder)) == 2  # no lock, nothing temporary, no other ensemble
 
 
 def test_a_new_folder_is_a_detector_or_none(fitted, tmp_path, monkeypatch, refused):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from d2ue.threshold import (
     Threshold,
@@ -27,6 +28,7 @@ from d2ue.uncertainty import image_scores
         (39, 0.05, 1),
         (99, 0.1, 9),
         (9, 0.3, 2),  # in floating point 10 * 0.3 may be less than 3
+        (99, 0.29, 28),  # 100 * 0.29 is 28.999999999999996
         (9, 0.1, 0),
         (1, 0.5, 0),
         (3, 0.5, 1),
@@ -63,6 +65,19 @@ def test_the_promise_is_kept_and_the_interval_covers():
     assert shares.mean() == pytest.approx(expected, abs=4 * shares.std() / math.sqrt(draws))
     inside = ((shares > low) & (shares < high)).mean()
     assert inside == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize(("k", "contamination"), [(19, 0.05), (59, 0.1), (18, 0.05), (200, 0.3)])
+def test_the_interval_is_that_of_order_statistics(k, contamination):
+    """The share above the threshold is below p where at least m of k uniform draws are: a binomial.
+
+    So the ends are where the binomial tail is 2.5 and 97.5 %; the mean is m / (k + 1).
+    """
+    mean, low, high = false_alarms(k, contamination)
+    m = max(1, math.floor((k + 1) * contamination + 1e-9))
+    assert mean == m / (k + 1)
+    assert binom.sf(m - 1, k, low) == pytest.approx(0.025)
+    assert binom.sf(m - 1, k, high) == pytest.approx(0.975)
 
 
 def test_too_few_are_said_to_be_too_few():

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import math
 
 import numpy as np
@@ -265,15 +266,20 @@ def test_lambda_zero_equals_repulsion_computed_and_weighted_with_zero(
 
 
 def test_first_learners_do_not_know_of_lambda_metric_or_layer(tiny, draw_set):
+    """Neither their weights nor, so that a store trains them once, their names."""
     data = draw_set(20)
+    configs = (
+        tiny(),
+        tiny(repulsion_weight=7.0),
+        tiny(similarity="cosine"),
+        tiny(layer="de1"),
+        tiny(similarity="none"),
+        tiny(n_learners=3),
+    )
+    assert len({learner_name(config, 1, data.fingerprint) for config in configs}) == 1
     first = [
         train_ensemble(config, data, progress=False).first(1).network.state_dict()
-        for config in (
-            tiny(),
-            tiny(repulsion_weight=7.0),
-            tiny(similarity="cosine"),
-            tiny(layer="de1"),
-        )
+        for config in configs
     ]
     for other in first[1:]:
         assert all(torch.equal(first[0][key], other[key]) for key in other)
@@ -601,18 +607,28 @@ def test_names_hold_the_seniors_names(tiny):
 
 
 def test_equal_settings_have_equal_names(tiny):
-    """The paper's learning rate is the same filled in or given; 1 is 1.0."""
+    """The paper's learning rate is the same filled in or given; 1 is 1.0; lambda 0 is "none"."""
     for one, other in (
         (tiny(), tiny(learning_rate=5e-4)),
         (tiny(repulsion_weight=1), tiny(repulsion_weight=1.0)),
         (tiny(learning_rate=1), tiny(learning_rate=1.0)),
         (tiny(backbone="memae", shrinkage=0), tiny(backbone="memae", shrinkage=0.0)),
+        (tiny(repulsion_weight=0.0), tiny(similarity="none")),
+        (tiny(repulsion_weight=0.0, similarity="cosine", layer="en1"), tiny(similarity="none")),
     ):
         assert learner_name(one, 2, "data") == learner_name(other, 2, "data")
 
 
-def test_names_are_stable():
+def test_names_are_stable(monkeypatch):
     """A name that changes without TRAINING_VERSION or a setting would orphan every kept learner."""
-    name = learner_name(TrainConfig(), 1, "0" * 64)
-    assert len(name) == 16 and set(name) <= set("0123456789abcdef")
-    assert name == learner_name(TrainConfig(), 1, "0" * 64)
+    written_out = (
+        '{"backbone": "ae", "batch_size": 64, "beta1": 0.5, "beta2": 0.999, "data": "waves", '
+        '"epochs": 250, "image_size": 64, "learning_rate": 0.0005, "number": 1, '
+        '"precision": "float32", "seed": 0, "training_version": 1}'
+    )
+    name = learner_name(TrainConfig(), 1, "waves")
+    assert name == hashlib.sha256(written_out.encode()).hexdigest()[:16]
+    repelled = learner_name(TrainConfig(), 3, "waves")
+    monkeypatch.setattr("d2ue.training.TRAINING_VERSION", 2)
+    assert learner_name(TrainConfig(), 1, "waves") != name
+    assert learner_name(TrainConfig(), 3, "waves") != repelled

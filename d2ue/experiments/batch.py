@@ -38,7 +38,6 @@ from d2ue.experiments.tables import Cell, Row, collect, layout, markdown, rows, 
 from d2ue.progress import bar as progress_bar
 from d2ue.results import (
     DataKey,
-    Record,
     data_keys,
     has_record,
     put_record,
@@ -585,16 +584,18 @@ class Settings:
         kept = [b for b in _listed(self.backbones) if table in ("table2", "controls")]
         return rows(table, self.base, kept)
 
-    def read_clusters(self, keys: Sequence[DataKey], records: Iterable[Record]) -> ClustersByName:
+    def read_clusters(
+        self, keys: Sequence[DataKey], labels: Mapping[DataKey, np.ndarray]
+    ) -> ClustersByName:
         """Clusters of near duplicates among the test images, by data set; those that are known.
 
         Args:
             keys: of the data sets, in their order.
-            records: what the clusters are to be used with.
+            labels: of the test images that the clusters are to be used with.
 
         Raises:
-            InputError: if there are not as many files as data sets, or one is of other images than
-                the records: their labels differ.
+            InputError: if there are not as many files as data sets, or one is of other images:
+                their labels differ.
         """
         if not self.clusters.strip():
             return {}
@@ -604,7 +605,6 @@ class Settings:
                 f"There are {len(keys)} data sets and {len(files)} files of clusters: give one for "
                 "each, in the same order; nothing between two commas where none are known."
             )
-        labels = {record.data: record.labels for record in records}
         found = {}
         for file, key in zip(files, keys, strict=True):
             if file:
@@ -663,7 +663,8 @@ def obtain(
                 "folder with the images to have them computed."
             )
         keys = [known[name] for name in settings.names]
-    clusters = settings.read_clusters(keys, records.values())
+    labels = {record.data: record.labels for record in records.values()}
+    clusters = settings.read_clusters(keys, labels)
     cells = {
         table: collect(settings.rows(table), records, keys, settings.seed_list, clusters)
         for table in tables
