@@ -218,6 +218,7 @@ def embed(features: Tensor, method: str = "tsne", seed: int = 0, perplexity: flo
         flat = TSNE(perplexity=perplexity, random_state=seed, init="random").fit_transform(points)
     elif method == "umap":
         try:
+            from threadpoolctl import threadpool_limits  # scikit-learn brings it
             from umap import UMAP
         except ImportError as error:
             raise InputError(
@@ -225,7 +226,10 @@ def embed(features: Tensor, method: str = "tsne", seed: int = 0, perplexity: flo
             ) from error
         # One job: with a seed UMAP runs on one thread anyway, and warns where it is not told so.
         mapper = UMAP(n_neighbors=int(perplexity), random_state=seed, n_jobs=1)
-        flat = mapper.fit_transform(points)
+        # UMAP sets the number of OpenMP threads, torch's too, and leaves it at one a core; where
+        # cores are shared, all that follows then waits (t-SNE took 28 times the CPU time).
+        with threadpool_limits(1):
+            flat = mapper.fit_transform(points)
     else:
         raise InputError(f"Embeddings are made by tsne or umap, not by {method!r}.")
     return flat.reshape(*features.shape[:2], 2)

@@ -307,3 +307,16 @@ def test_correlations_that_cannot_be(refused):
     assert math.isnan(dv.rank_correlation(table.head(8), "x", "y").low)  # one seed: no interval
     holes = table.assign(x=table["x"].where(table.index > 9))
     assert dv.rank_correlation(holes, "x", "y").n == len(table) - 10
+
+
+def test_umap_leaves_the_number_of_threads_alone():
+    """It sets them for OpenMP as a whole; more threads than cores make all that follows crawl."""
+    pytest.importorskip("umap", reason="umap-learn is a package of the notebooks")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = dv.embed(torch.randn(2, 10, 3), "umap", perplexity=4)
+        assert found.shape == (2, 10, 2) and np.isfinite(found).all()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
