@@ -417,22 +417,24 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Every replica's x Wᵀ + b; [R, B, inputs] -> [R, B, outputs].
 
     These layers hold 95 % of the weights. The plain form costs as much again in backward, because
-    a gradient by a transposed weight comes out transposed and is then copied; on a CPU oneDNN's
-    matrix product is used where torch has it, twice as fast on some machines as torch's choice.
+    a gradient by a transposed weight comes out transposed and is then copied.
     """
     plain = torch.is_autocast_enabled(x.device.type) or x.dtype != torch.float32
-    if x.device.type == "cpu" and not plain and _one_dnn is not None:
+    if x.device.type == "cpu" and not plain:
         return _CpuLinear.apply(x, weight, bias)
     return torch.bmm(weight, x.mT).mT + bias.unsqueeze(1)
 
 
-def _find_one_dnn() -> Callable[..., Tensor] | None:
-    """The product x Wᵀ + b of oneDNN, as torch.compile uses it; None where torch has none."""
-    if not torch.backends.mkldnn.is_available():
-        return None
+def _find_product() -> Callable[..., Tensor]:
+    """The product x Wᵀ + b that is fastest on this processor.
+
+    Where there is AVX-512 that is oneDNN's, as torch.compile uses it: torch's own (MKL) keeps to
+    AVX2 on some processors, and takes twice as long there. Elsewhere torch's own is the faster.
+    """
     operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    if operator is None:
-        return None
+    wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    if not wide or operator is None or not torch.backends.mkldnn.is_available():
+        return F.linear
 
     def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return operator(x, weight, bias, "none", [], "")
@@ -441,29 +443,29 @@ def _find_one_dnn() -> Callable[..., Tensor] | None:
         x, weight = torch.ones(2, 3), torch.arange(6.0).view(3, 2).T
         right = torch.equal(product(x, weight), x @ weight.T)
     except RuntimeError:
-        return None
-    return product if right else None
+        return F.linear
+    return product if right else F.linear
 
 
-_one_dnn = _find_one_dnn()
+_product = _find_product()
 
 
 class _CpuLinear(torch.autograd.Function):
-    """`_linear` by oneDNN, replica by replica: a CPU gains nothing from batching them."""
+    """`_linear` replica by replica: a CPU gains nothing from batching them."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _join(_one_dnn(*of_replica) for of_replica in zip(x, weight, bias, strict=True))
+        return _join(_product(*of_replica) for of_replica in zip(x, weight, bias, strict=True))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         by_x = by_weight = by_bias = None
         if ctx.needs_input_grad[0]:
-            by_x = _join(_one_dnn(g, w.T) for g, w in zip(gradient, weight, strict=True))
+            by_x = _join(_product(g, w.T) for g, w in zip(gradient, weight, strict=True))
         if ctx.needs_input_grad[1]:
-            by_weight = _join(_one_dnn(g.T, x_r.T) for g, x_r in zip(gradient, x, strict=True))
+            by_weight = _join(_product(g.T, x_r.T) for g, x_r in zip(gradient, x, strict=True))
         if ctx.needs_input_grad[2]:
             by_bias = gradient.sum(1)
         return by_x, by_weight, by_bias

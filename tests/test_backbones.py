@@ -298,7 +298,7 @@ def test_only_networks_of_one_architecture_are_stacked(refused):
 
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_linear_layers_on_a_cpu_are_the_plain_ones(replicas):
-    """Value and all three gradients, by oneDNN (where torch has it) against x Wᵀ + b."""
+    """Value and all three gradients, by the processor's fastest product against x Wᵀ + b."""
     generator = torch.Generator().manual_seed(1)
     shapes = (replicas, 5, 24), (replicas, 40, 24), (replicas, 40)
     x, weight, bias = (torch.randn(s, generator=generator).requires_grad_() for s in shapes)

@@ -75,7 +75,9 @@ UNDONE: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
     "as it is": contextlib.nullcontext,
     "seniors' features computed once": _seniors_every_step,
     "fused Adam": _plain_adam,
-    "linear layers by oneDNN": lambda: mock.patch.object(backbones, "_one_dnn", None),
+    "linear layers with their own gradient": lambda: mock.patch.object(
+        backbones, "_linear", lambda x, weight, bias: (weight @ x.mT).mT + bias.unsqueeze(1)
+    ),
     "images too in channels-last": lambda: mock.patch.object(
         backbones, "_channels_last", _any_layout
     ),
