@@ -394,7 +394,7 @@ class _ConvBlock(nn.Module):
         self.norm = _BatchNorm(len(conv.weight), channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(x)), inplace=True)
+        return F.relu(self.norm(self.conv(x)))
 
 
 class _Linear(nn.Module):

@@ -503,7 +503,7 @@ def table_dots(frame: pd.DataFrame, title: str = "") -> Figure:
             axis.grid(axis="x", alpha=0.3)
         labels = [f"{group}  {row}" if group else row for group, row in lines]
         axes[0, 0].set_yticks(range(len(lines)), labels)
-        axes[0, 0].invert_yaxis()
+        axes[0, 0].set_ylim(len(lines) - 0.5, -0.5)  # the first row on top
         for y in (i for i in range(1, len(lines)) if lines[i][0] != lines[i - 1][0]):
             for axis in axes[0]:
                 axis.axhline(y - 0.5, color="0.8", linewidth=1)
@@ -746,7 +746,7 @@ def localisation(
         for axis in axes[-1]:
             axis.set_xlabel("percent (dotted: chance)")
         axes[0, 0].set_yticks(range(len(maps)), [names.get(name, name) for name in maps])
-        axes[0, 0].invert_yaxis()
+        axes[0, 0].set_ylim(len(maps) - 0.5, -0.5)  # the first row on top
         sns.despine(figure)
     return figure
 

@@ -132,7 +132,7 @@ rivals = ex.verdicts("controls", [*cells["table2"], *cells["controls"]])
 display(Markdown(ex.markdown(ex.show_verdicts(rivals))))
 
 # %% [markdown]
-# What the three texts named *Seen* say is asserted on the scores they speak of:
+# The main verdicts of the three texts named *Seen* are asserted on the scores they speak of:
 
 # %%
 claims = pd.concat([verdicts, central, rivals]).set_index("claim")

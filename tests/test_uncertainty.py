@@ -322,7 +322,11 @@ def test_batch_64_is_batch_1(trained, draw_images, backbone, method):
     assert ensemble.network.encoder[0].norm.running_mean.abs().max() > 0.01
     together = score_maps(ensemble, images, method, batch_size=64)
     one_by_one = score_maps(ensemble, images, method, batch_size=1)
-    np.testing.assert_allclose(together, one_by_one, rtol=2e-3, atol=1e-3 * together.mean())
+    # Where rounding decides on which side of a ReLU's kink an image stands, its gradient jumps: a
+    # few pixels of one image were seen to. In float64 (the next test) batches agree everywhere.
+    close = np.isclose(together, one_by_one, rtol=2e-3, atol=1e-3 * together.mean())
+    assert close.mean() > 0.99
+    np.testing.assert_allclose(together.mean((1, 2, 3)), one_by_one.mean((1, 2, 3)), rtol=1e-3)
     uneven = image_scores(ensemble, images, method, batch_size=23)
     np.testing.assert_allclose(uneven, together.mean((1, 2, 3)), rtol=1e-4)
 
