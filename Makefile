@@ -21,7 +21,7 @@ help:
 	@echo "make lint        the style only"
 	@echo "make fuzz        2000 hostile inputs of each kind (half an hour)"
 	@echo "make clean       remove what these made"
-	@echo "make bench       measure against the plain recipe, into figures/speed (half an hour)"
+	@echo "make bench       measure against the plain recipe, into figures/speed (an hour or more)"
 	@echo "The first of them installs what is needed into .venv and takes some minutes longer."
 
 # Demonstrations in minutes: neither the images nor the epochs are the paper's.

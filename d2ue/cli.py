@@ -438,10 +438,10 @@ def bench(
     ),
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
     repeats: Annotated[int, typer.Option(min=1, help="times that each thing is measured")] = 5,
-    images: Annotated[int, typer.Option(min=128, help="training images of noise, 64 x 64")] = 1000,
-    epochs: Annotated[int, typer.Option(min=1, help="passes over them")] = 2,
+    images: Annotated[int, typer.Option(min=128, help="training images of noise, 64 x 64")] = 500,
+    epochs: Annotated[int, typer.Option(min=1, help="passes over them")] = 10,
 ) -> None:
-    """Measure training and scoring against the plain recipe, on this machine (a quarter hour)."""
+    """Measure training and scoring against the plain recipe, on this machine (an hour or so)."""
     from d2ue import bench
 
     resolve_device(device)

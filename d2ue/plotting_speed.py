@@ -35,7 +35,7 @@ def speed_figure(runs: pd.DataFrame, floor_ms: float) -> Figure:
 
 def _learners(axis: Axes, fits: pd.DataFrame, column: str, floor_ms: float, kind: str) -> None:
     for side, some in fits.groupby("side"):
-        steps = int(some.images.iloc[0]) // 64
+        steps = (some.images // 64 * some.epochs).to_numpy()[:, None]
         costs = 1e3 * np.stack([np.asarray(values) for values in some[column]]) / steps
         numbers = np.arange(1, costs.shape[1] + 1)
         middle = np.median(costs, 0)

@@ -138,7 +138,7 @@ display(Markdown(ex.markdown(ex.show_verdicts(rivals))))
 claims = pd.concat([verdicts, central, rivals]).set_index("claim")
 holds = claims["verdict"].str.startswith("holds")
 if results.endswith("figures/scores/brain-mri.zip") and (seeds, epochs) == ("3", 250):
-    for name in backbones.split(","):
+    for name in (backbones or "ae,aeu").split(","):
         own, best = name.upper().replace("MEM", "Mem"), name == "aeu"
         assert holds[f"{own}: DSU raises AUC over Unc"]
         assert not holds[f"{own}: RAR raises AUC over Unc"]
