@@ -97,7 +97,7 @@ for title, found in {"Pooled": pooled, "Within backbones": within}.items():
     display(Markdown(f"**{title}**\n\n" + ex.markdown(found)))
 
 # %% [markdown]
-# **Seen in the kept runs** (20 ensembles of 3 seeds, 250 epochs): *no* correlation of CKA with an AUC is clear of 0, neither pooled nor within backbones, and within backbones all four lie within 0.1 of it. Pooled, less similar learners go with *lower* AUC of DSU, and taken for independent that would nearly pass as a finding; it is the backbones' doing. Disagreement in output space does go with the AUC of Unc within backbones, on normals as on anomalies, and not with that of DSU.
+# **Seen in the kept runs** (25 ensembles of 3 seeds, 250 epochs): *no* correlation of CKA with an AUC is clear of 0, neither pooled nor within backbones, and within backbones all four lie within 0.1 of it. Pooled, less similar learners go with *lower* AUC of DSU, and taken for independent one of them would pass as a finding; it is the backbones' doing. Disagreement in output space goes with the AUC of Unc where backbones are pooled, less within them, and nowhere clear of 0.
 #
 # The last rows are a warning, not a result: the ratio of Unc on abnormal to normal images *is* the separation that its AUC ranks, so the two correlate whatever the learners do. And three seeds with two weights are few: with t of two degrees of freedom only very even correlations can be told from 0. "Not clear" here means not known.
 #
@@ -113,7 +113,7 @@ for backbone, own in main.groupby("backbone", sort=False):
 # %% [markdown]
 # ## The other axes, small
 #
-# λ has two values above, layer and N one each. So that all four axes can be seen, a grid is trained here: phantoms of 16 x 16 pixels with large lesions of double contrast, which learners that had 16 steps of training can find at all. It shows how such a study is made and **says nothing about 250 epochs on real images**.
+# λ has two values above, the layer one, N hardly more. So that all four axes can be seen, a grid is trained here: phantoms of 16 x 16 pixels with large lesions of double contrast, which learners that had 16 steps of training can find at all. It shows how such a study is made and **says nothing about 250 epochs on real images**.
 #
 # λ and layer are moved with two learners; AUC's chance level is 50. z-CKA is debiased CKA at the bottleneck on normal images, whatever layer is repelled.
 #
