@@ -25,7 +25,7 @@ help:
 	@echo "The first of them installs what is needed into .venv and takes some minutes longer."
 
 # Demonstrations in minutes: neither the images nor the epochs are the paper's.
-small = --dataset phantom --seeds 2 --epochs 2 --batch-size 32 --n-train 128 --n-test 200
+small = --dataset phantom --seeds 2 --epochs 2 --batch-size 32 --n-train 64 --n-test 100 --jobs 1
 
 reproduce: setup
 	.venv/bin/d2ue reproduce quickstart --out results/quickstart

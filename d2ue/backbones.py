@@ -211,13 +211,12 @@ def _skeleton(settings: tuple[str, int, int, float], thread: int) -> Autoencoder
 
 
 def _from_state(state: Mapping[str, Tensor], like: Autoencoder, replicas: int) -> Autoencoder:
+    """A network that has these tensors for its own; none is copied, and no weights are drawn."""
     backbone, image_size, slots, shrinkage = like.settings
-    # The weights are replaced at once; a generator of its own leaves torch's global stream alone.
-    network = Autoencoder(backbone, replicas, image_size, slots, shrinkage, torch.Generator())
-    reference = next(iter(state.values()))
-    network.to(device=reference.device, dtype=reference.dtype).train(like.training)
-    network.load_state_dict(state)
-    return network
+    with torch.device("meta"):
+        network = Autoencoder(backbone, replicas, image_size, slots, shrinkage)
+    network.load_state_dict(state, assign=True)
+    return network.train(like.training)
 
 
 def _channels_last(x: Tensor) -> Tensor:

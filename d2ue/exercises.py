@@ -7,6 +7,7 @@ mistake, the sentence names it. Nothing here shows a solution: they are in 08_so
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,12 +35,15 @@ def _try(answer: Function, *arguments: object) -> tuple[Any, str]:
     return value, ""
 
 
-def _number(value: Any) -> float | None:
-    """The value as one number, None where it is none."""
+def _try_number(answer: Function, *arguments: object, else_say: str) -> tuple[float, str]:
+    """The same as `_try` for functions that give one number."""
+    value, problem = _try(answer, *arguments)
+    if problem:
+        return math.nan, problem
     try:
-        return float(value)
+        return float(value), ""
     except (TypeError, ValueError, RuntimeError):
-        return None
+        return math.nan, else_say
 
 
 def _close(value: Any, expected: Tensor, rtol: float = 1e-6) -> bool:
@@ -65,12 +69,11 @@ def check_cka(answer: Function) -> str:
     """Exercise 1: `answer(p, q)` is linear CKA, Eq. (2)-(3), of features [B, d]; a number."""
     for seed in range(3):
         p, q = _features(seed)
-        value, problem = _try(answer, p, q)
+        what = "CKA is one number; your function gives something else."
+        number, problem = _try_number(answer, p, q, else_say=what)
         if problem:
             return problem
-        number, right = _number(value), float(linear_cka(p, q))
-        if number is None:
-            return "CKA is one number; your function gives something else."
+        right = float(linear_cka(p, q))
         if abs(number - right) < 1e-6:
             continue
         k, m = p @ p.T, q @ q.T
@@ -128,16 +131,14 @@ def check_bias(answer: Function) -> str:
     Judged by simulation: within 10 % of the mean over 30 draws, for four batches and widths.
     """
     for batch, width in ((64, 16), (64, 256), (16, 64), (256, 16)):
-        value, problem = _try(answer, batch, width)
+        what = "Give one number for a batch and a width."
+        number, problem = _try_number(answer, batch, width, else_say=what)
         if problem:
             return problem
-        number = _number(value)
-        if number is None:
-            return "Give one number for a batch and a width."
         generator = torch.Generator().manual_seed(batch * width)
         draws = torch.randn(2, 30, batch, width, generator=generator, dtype=torch.float64)
         mean = float(linear_cka(*draws).mean())
-        if abs(number / mean - 1) > 0.1:
+        if not abs(number / mean - 1) <= 0.1:  # asked this way round, NaN is no answer either
             return (
                 f"Not yet: independent features of width {width} in batches of {batch} have a CKA "
                 f"of {mean:.3f} on average; your formula says {number:.3f}."
@@ -237,12 +238,10 @@ def check_auc(answer: Function) -> str:
     for ties in (False, True):
         labels = np.array([0, 1] * 10)
         scores = rng.integers(0, 4, 20).astype(float) if ties else rng.normal(size=20) + labels
-        value, problem = _try(answer, labels, scores)
+        what = "An AUC is one number."
+        number, problem = _try_number(answer, labels, scores, else_say=what)
         if problem:
             return problem
-        number = _number(value)
-        if number is None:
-            return "An AUC is one number."
         below = scores[labels == 0][None, :] < scores[labels == 1][:, None]
         equal = scores[labels == 0][None, :] == scores[labels == 1][:, None]
         right = float(below.mean() + equal.mean() / 2)

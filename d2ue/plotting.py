@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,6 +35,26 @@ METHOD_TITLES = {
 }
 
 
+def axes_grid(
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    *,
+    layout: str = "constrained",
+    **options: Any,
+) -> tuple[Figure, np.ndarray]:
+    """A figure of `size` inches and its axes, [rows, columns] also where one of these is 1.
+
+    Args:
+        rows: panels below one another.
+        columns: panels side by side.
+        size: width and height of the figure.
+        layout: matplotlib's engine that keeps labels apart; "compressed" for images.
+        options: of matplotlib.pyplot.subplots: sharex, sharey ...
+    """
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout=layout, **options)
+
+
 def image_rows(
     rows: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray] | None = None
 ) -> Figure:
@@ -45,12 +66,8 @@ def image_rows(
     """
     columns = max(len(images) for images in rows.values())
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(
-            len(rows),
-            columns,
-            figsize=(1.6 * columns, 1.75 * len(rows)),
-            squeeze=False,
-            layout="compressed",
+        figure, axes = axes_grid(
+            len(rows), columns, (1.6 * columns, 1.75 * len(rows)), layout="compressed"
         )
         for line, (title, images) in zip(axes, rows.items(), strict=True):
             for i, axis in enumerate(line):
@@ -79,12 +96,8 @@ def reconstructions(
     """
     n, learners = len(images), len(outputs)
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(
-            n,
-            learners + 2,
-            figsize=(1.8 * (learners + 2), 1.62 * n + 0.3),
-            squeeze=False,
-            layout="compressed",
+        figure, axes = axes_grid(
+            n, learners + 2, (1.8 * (learners + 2), 1.62 * n + 0.3), layout="compressed"
         )
         worst = np.abs(images / 127.5 - 1 - outputs.mean(0)).max()
         for row in range(n):
@@ -125,12 +138,8 @@ def score_maps(
     """
     n, first = len(images), 1 if means is None else 2
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(
-            n,
-            len(maps) + first,
-            figsize=(2.4 * (len(maps) + first), 2.4 * n + 0.9),
-            squeeze=False,
-            layout="compressed",
+        figure, axes = axes_grid(
+            n, len(maps) + first, (2.4 * (len(maps) + first), 2.4 * n + 0.9), layout="compressed"
         )
         for row in range(n):
             _show(axes[row, 0], images[row, 0], 0, 255, "gray")
@@ -166,9 +175,7 @@ def score_histograms(
         bins: bars between the smallest score and the 99th percentile; higher ones fall in the last.
     """
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(
-            1, len(scores), figsize=(4.2 * len(scores), 3.2), squeeze=False, layout="constrained"
-        )
+        figure, axes = axes_grid(1, len(scores), (4.2 * len(scores), 3.2))
         for axis, (method, values) in zip(axes[0], scores.items(), strict=True):
             edges = np.linspace(values.min(), np.quantile(values, 0.99), bins + 1)
             for label, name, colour in (
@@ -224,14 +231,7 @@ def auc_by_seed(table: pd.DataFrame, groups: Mapping[float, str]) -> Figure:
     """
     methods = list(dict.fromkeys(table["method"]))
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(
-            1,
-            len(methods),
-            figsize=(3.2 * len(methods), 3.2),
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
+        figure, axes = axes_grid(1, len(methods), (3.2 * len(methods), 3.2), sharey=True)
         for axis, method in zip(axes[0], methods, strict=True):
             part = table[table["method"] == method]
             wide = part.pivot(index="seed", columns="repulsion_weight", values="AUC")
@@ -295,14 +295,8 @@ def toy_views(views: Mapping[str, View], columns: int = 3) -> Figure:
     """
     rows = -(-len(views) // columns)
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(
-            rows,
-            columns,
-            figsize=(3.7 * columns, 2.75 * rows),
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
+        figure, axes = axes_grid(
+            rows, columns, (3.7 * columns, 2.75 * rows), sharex=True, sharey=True
         )
         for axis, (title, view) in zip(axes.flat, views.items(), strict=False):
             _toy_curves(axis, view)
@@ -326,14 +320,7 @@ def toy_effects(effects: pd.DataFrame) -> Figure:
     """
     groups = list(effects.groupby("height", sort=False))
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(
-            1,
-            len(groups),
-            figsize=(5.2 * len(groups), 3.6),
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
+        figure, axes = axes_grid(1, len(groups), (5.2 * len(groups), 3.6), sharey=True)
         for axis, (height, own) in zip(axes[0], groups, strict=True):
             places = range(len(own))
             for name, marker in (("output", "s"), ("dual", "o")):
@@ -371,14 +358,12 @@ def mirror_dots(runs: pd.DataFrame, selections: Sequence[str]) -> Figure:
     """
     lines = list(dict.fromkeys(zip(runs["backbone"], runs["repulsion"], strict=True)))
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(
+        figure, axes = axes_grid(
             1,
             len(selections),
-            figsize=(1.6 + 4.2 * len(selections), 1.4 + 0.62 * len(lines)),
+            (1.6 + 4.2 * len(selections), 1.4 + 0.62 * len(lines)),
             sharey=True,
             sharex=True,
-            squeeze=False,
-            layout="constrained",
         )
         for axis, selected in zip(axes[0], selections, strict=True):
             part = runs[runs["selected"] == selected]
@@ -485,13 +470,8 @@ def table_dots(frame: pd.DataFrame, title: str = "") -> Figure:
     names = list(dict.fromkeys(frame["dataset"]))
     lines = list(dict.fromkeys(zip(frame["group"], frame["row"], strict=True)))
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(
-            1,
-            len(names),
-            figsize=(2.6 + 5.2 * len(names), 1.3 + 0.34 * len(lines)),
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
+        figure, axes = axes_grid(
+            1, len(names), (2.6 + 5.2 * len(names), 1.3 + 0.34 * len(lines)), sharey=True
         )
         for axis, name in zip(axes[0], names, strict=True):
             own = frame[frame["dataset"] == name].set_index(["group", "row"])
@@ -662,12 +642,8 @@ def heat_maps(
     """
     n, columns = len(images), len(maps) + 3
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(
-            n,
-            columns,
-            figsize=(1.5 * columns + 0.4, 1.5 * n + 1.0),
-            squeeze=False,
-            layout="compressed",
+        figure, axes = axes_grid(
+            n, columns, (1.5 * columns + 0.4, 1.5 * n + 1.0), layout="compressed"
         )
         for row, line in enumerate(axes):
             for axis in line[:2]:
@@ -724,13 +700,8 @@ def localisation(
     columns = min(len(measures), 3)
     rows = -(-len(measures) // columns)
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(
-            rows,
-            columns,
-            figsize=(2.4 + 3.1 * columns, rows * (1.0 + 0.32 * len(maps))),
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
+        figure, axes = axes_grid(
+            rows, columns, (2.4 + 3.1 * columns, rows * (1.0 + 0.32 * len(maps))), sharey=True
         )
         for axis, measure in zip(axes.flat, measures, strict=False):
             own = table[table["measure"] == measure].set_index("map")
@@ -823,9 +794,7 @@ def similarity_by_epoch(table: pd.DataFrame) -> Figure:
     kinds = list(dict.fromkeys(table["images"]))
     with plt.rc_context(FONT):
         size = (5.2 * len(kinds), 3.7)
-        figure, axes = plt.subplots(
-            1, len(kinds), figsize=size, sharey=True, squeeze=False, layout="constrained"
-        )
+        figure, axes = axes_grid(1, len(kinds), size, sharey=True)
         for axis, kind in zip(axes[0], kinds, strict=True):
             own = table[table["images"] == kind]
             for repelled, part in own.groupby(own["repulsion_weight"] > 0):
@@ -858,9 +827,7 @@ def paired_by_seed(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
     wide = 3 if len(columns) % 3 == 0 else 4
     tall = -(-len(columns) // wide)
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(
-            tall, wide, figsize=(3.3 * wide, 2.5 * tall), squeeze=False, layout="constrained"
-        )
+        figure, axes = axes_grid(tall, wide, (3.3 * wide, 2.5 * tall))
         for axis in axes.flat[len(columns) :]:
             axis.axis("off")
         for axis, (column, title) in zip(axes.flat, columns.items(), strict=False):
@@ -893,10 +860,7 @@ def diversity_scatter(
     names = list(dict.fromkeys(table[hue]))
     with plt.rc_context(FONT):
         size = (3.7 * len(xs), 2.9 * len(ys) + 0.5)
-        figure, axes = plt.subplots(
-            len(ys), len(xs), figsize=size, sharex="col", sharey="row", squeeze=False
-        )
-        figure.set_layout_engine("constrained")
+        figure, axes = axes_grid(len(ys), len(xs), size, sharex="col", sharey="row")
         for name, (colour, marker) in zip(names, cycle(looks), strict=False):
             for _, own in table[table[hue] == name].groupby("seed"):
                 own = own.sort_values("repulsion_weight")
@@ -934,10 +898,7 @@ def diversity_axes(panels: Mapping[str, pd.DataFrame], ys: Mapping[str, str]) ->
     """
     with plt.rc_context(FONT):
         size = (3.7 * len(panels), 2.3 * len(ys) + 0.4)
-        figure, axes = plt.subplots(
-            len(ys), len(panels), figsize=size, sharey="row", sharex="col", squeeze=False
-        )
-        figure.set_layout_engine("constrained")
+        figure, axes = axes_grid(len(ys), len(panels), size, sharey="row", sharex="col")
         for column, (title, table) in enumerate(panels.items()):
             settings = list(dict.fromkeys(table["setting"]))
             for axis, (y, y_title) in zip(axes[:, column], ys.items(), strict=True):
@@ -964,10 +925,7 @@ def learners_cost(table: pd.DataFrame, ys: Mapping[str, str]) -> Figure:
         ys: titles by column; AUC in percent.
     """
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(
-            1, len(ys), figsize=(4.3 * len(ys), 3.8), sharey=True, squeeze=False
-        )
-        figure.set_layout_engine("constrained")
+        figure, axes = axes_grid(1, len(ys), (4.3 * len(ys), 3.8), sharey=True)
         epochs = (table["cost"] / table["learners"]).iloc[0]
         for axis, (y, title) in zip(axes[0], ys.items(), strict=True):
             for repelled, part in table.groupby(table["repulsion_weight"] > 0):
@@ -993,12 +951,8 @@ def learners_cost(table: pd.DataFrame, ys: Mapping[str, str]) -> Figure:
 def _grid(panels: Mapping[tuple[str, str], np.ndarray], width: float, height: float):  # type: ignore[no-untyped-def]
     """A figure with a panel a (row title, column title), and its axes by those."""
     rows, columns = (list(dict.fromkeys(key[i] for key in panels)) for i in (0, 1))
-    figure, axes = plt.subplots(
-        len(rows),
-        len(columns),
-        figsize=(width * len(columns) + 0.6, height * len(rows) + 0.7),
-        squeeze=False,
-        layout="constrained",
+    figure, axes = axes_grid(
+        len(rows), len(columns), (width * len(columns) + 0.6, height * len(rows) + 0.7)
     )
     grid = {}
     for line, row in zip(axes, rows, strict=True):

@@ -18,7 +18,7 @@ from torch import Tensor
 from d2ue.backbones import Autoencoder
 from d2ue.ensemble import forward
 from d2ue.equivalent import TRANSFORMATIONS, output_difference
-from d2ue.plotting import FONT, PALETTE
+from d2ue.plotting import FONT, PALETTE, axes_grid
 from d2ue.similarity import SIMILARITIES
 
 
@@ -80,13 +80,8 @@ def survival(table: pd.DataFrame) -> Figure:
     networks = list(dict.fromkeys(table["network"]))
     layers = list(dict.fromkeys(table["layer"]))
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(
-            1,
-            len(networks),
-            figsize=(3.7 * len(networks) + 0.8, 0.5 * len(layers) + 1.6),
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
+        figure, axes = axes_grid(
+            1, len(networks), (3.7 * len(networks) + 0.8, 0.5 * len(layers) + 1.6), sharey=True
         )
         for axis, network in zip(axes[0], networks, strict=True):
             part = table[table["network"] == network]
@@ -242,14 +237,7 @@ def start_gradients(tables: Mapping[str, pd.DataFrame], floor: float = 1e-24) ->
     looks = dict(zip(readings, zip(("D", "o", "s", "^", "v"), PALETTE, strict=False), strict=False))
     offsets = np.linspace(0.28, -0.28, len(readings))
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(
-            1,
-            len(tables),
-            figsize=(5.6 * len(tables), 4.9),
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
+        figure, axes = axes_grid(1, len(tables), (5.6 * len(tables), 4.9), sharey=True)
         for axis, (layer, table) in zip(axes[0], tables.items(), strict=True):
             for y, name in enumerate(rows):
                 if y:
@@ -299,14 +287,7 @@ def rescaled_neurons(curves: Mapping[str, np.ndarray], factors: Sequence[float])
         factors: the factors.
     """
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(
-            1,
-            len(curves),
-            figsize=(5.4 * len(curves), 3.8),
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
+        figure, axes = axes_grid(1, len(curves), (5.4 * len(curves), 3.8), sharey=True)
         for axis, (layer, values) in zip(axes[0], curves.items(), strict=True):
             axis.plot(factors, values.T, color=PALETTE[0], linewidth=0.9, alpha=0.6)
             axis.plot(

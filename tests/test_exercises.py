@@ -1,5 +1,6 @@
 """Every check takes right answers, written in another way than the solutions, and no wrong one."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,9 @@ def turned(w, x):
         ("bias", lambda b, d: 0.2, "on average"),
         ("bias", lambda b, d: d / b, "on average"),
         ("bias", lambda b, d: "a lot", "one number"),
+        ("bias", lambda b, d: math.nan, "on average"),
+        ("cka", lambda p, q: math.nan, "it gives nan"),
+        ("auc", lambda labels, scores: math.nan, "it gives nan"),
         ("uncertainty", lambda f: f.std(0, correction=0), "Bessel"),
         ("uncertainty", lambda f: f.var(0), "variance"),
         ("uncertainty", lambda f: f.std((0, 2)), "not their deviation"),

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from d2ue.audit import ALTERED, SAME, Audit, transform
-from d2ue.plotting import FONT, PALETTE
+from d2ue.plotting import FONT, PALETTE, axes_grid
 
 
 def distances(found: Audit) -> Figure:
@@ -86,13 +86,7 @@ def sheet(found: Audit, pairs, columns: int = 6) -> Figure:
     pairs = list(pairs)
     lines = max(1, -(-len(pairs) // columns))
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(
-            lines,
-            columns,
-            figsize=(2.3 * columns, 1.45 * lines),
-            squeeze=False,
-            layout="compressed",
-        )
+        figure, axes = axes_grid(lines, columns, (2.3 * columns, 1.45 * lines), layout="compressed")
         for axis, pair in zip(axes.flat, pairs, strict=False):
             two = (found.images[pair.first], transform(found.images[pair.second], pair.symmetry))
             gap = np.full((64, 2), 255, np.uint8)
