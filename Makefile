@@ -24,7 +24,8 @@ help:
 	@echo "make bench       measure against the plain recipe, into figures/speed (an hour or more)"
 	@echo "The first of them installs what is needed into .venv and takes some minutes longer."
 
-# Demonstrations in minutes: neither the images nor the epochs are the paper's.
+# Demonstrations in minutes: neither the images nor the epochs are the paper's. One process, since such small
+# tasks take less time than the start of their own.
 small = --dataset phantom --seeds 2 --epochs 2 --batch-size 32 --n-train 64 --n-test 100 --jobs 1
 
 reproduce: setup
