@@ -540,7 +540,8 @@ def verdict_intervals(verdicts: pd.DataFrame) -> Figure:
             for line in run.to_dict("records")
         ]
         axis.set_yticks(range(len(run)), names)
-        axis.invert_yaxis()
+        axis.set_ylim(len(run) - 0.5, -0.5)
+        axis.set_title(_whose(run))
         if column == "factor":
             axis.axvline(1, color="0.6", linewidth=1)
             axis.set_xlabel("factor: with / without repulsion")
@@ -557,6 +558,14 @@ def verdict_intervals(verdicts: pd.DataFrame) -> Figure:
         figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=10)
         sns.despine(figure)
     return figure
+
+
+def _whose(verdicts: pd.DataFrame) -> str:
+    """ "brain-mri: 95 % intervals, 3 seeds": the images and seeds that verdicts come from."""
+    counts = sorted({len(text.split()) for text in verdicts["per_seed"]})
+    span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    seeds = f"{span} {'seed' if counts == [1] else 'seeds'}"
+    return f"{', '.join(verdicts['dataset'].unique())}: 95 % intervals, {seeds}"
 
 
 def published_against_cleaned(frame: pd.DataFrame, title: str = "") -> Figure:
