@@ -561,7 +561,7 @@ def verdict_intervals(verdicts: pd.DataFrame) -> Figure:
 
 
 def _whose(verdicts: pd.DataFrame) -> str:
-    """ "brain-mri: 95 % intervals, 3 seeds": the images and seeds that verdicts come from."""
+    """The images and seeds that verdicts come from: "brain-mri: 95 % intervals, 3 seeds"."""
     counts = sorted({len(text.split()) for text in verdicts["per_seed"]})
     span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     seeds = f"{span} {'seed' if counts == [1] else 'seeds'}"
