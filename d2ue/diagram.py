@@ -27,7 +27,6 @@ from matplotlib.path import Path as Outline
 from matplotlib.text import Text
 
 from d2ue.errors import InputError
-from d2ue.experiments.tables import markdown
 from d2ue.runs import write_text
 
 #: Fill and edge by kind of box; light enough for black text, apart in lightness as well as in hue.
@@ -415,16 +414,22 @@ def stations(panels: Sequence[Panel] = PANELS) -> pd.DataFrame:
 
 
 def stations_markdown(panels: Sequence[Panel] = PANELS, root: str = "..") -> str:
-    """`stations` as a Markdown table, each name a link to its file.
+    """`stations` as Markdown, a list a stage, a line a station, each name a link to its file.
+
+    Lists and no table: a table of four columns is unreadable on a telephone.
 
     Args:
         panels: what is drawn.
         root: the repository, from where the page stands.
     """
-    table = stations(panels)
-    linked = [f"[{n}]({root}/{f})" for n, f in zip(table["name"], table["file"], strict=True)]
-    shown = table.assign(name=linked)[["stage", "station", "name", "says"]]
-    return markdown(shown.set_index("stage"))
+    lines = []
+    for stage, table in stations(panels).groupby("stage", sort=False):
+        lines += [f"**{stage}**", ""]
+        for station, rows in table.groupby("station", sort=False):
+            links = [f"[{row.name}]({root}/{row.file}): {row.says}" for row in rows.itertuples()]
+            lines.append(f"- *{station}*. {' '.join(links)}")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _is_documented(name: str) -> bool:

@@ -160,7 +160,7 @@ print(f"largest difference of the two sides / largest e / HW: {gap:.0e}")
 assert gap < 1e-5 and un.deviation(output).allclose(un.output_map(f) / x[0].numel(), rtol=1e-4)
 
 # %% [markdown]
-# Maps of two normal and two abnormal phantoms, at the median and the top tenth of DSU in their class. **Look for** the smooth blobs of Unc in the DSU map beside the grain of the input gradient, and for what lights up at the lesion (green).
+# Maps of two normal and two abnormal phantoms, at the median and the top tenth of DSU in their class. **Look for** the column that the DSU map resembles, and for what lights up at the lesion (green) and elsewhere.
 
 # %%
 maps = {"output": un.output_map(f), "input": un.input_map(gradients)}
@@ -173,9 +173,15 @@ plt.show()
 # %%
 for name, r in zip(maps, np.corrcoef([v.ravel() for v in maps.values()])[-1], strict=True):
     print(f"correlation of the DSU map with {name}: {r:.2f}")
+brightest = maps["dual"].max((1, 2, 3))
+for title, dsu, mask in zip(titles, maps["dual"], shown.masks, strict=True):
+    if mask.any():
+        print(f"{title}: DSU in the lesion / outside {dsu[mask].mean() / dsu[~mask].mean():.1f}")
+assert brightest[:2].max() > maps["dual"][shown.masks].mean()
+assert np.corrcoef(maps["dual"].ravel(), maps["Jacobian term alone"].ravel())[0, 1] > 0.9
 
 # %% [markdown]
-# **Seen**: the identity holds to rounding, and the sum is lopsided. On these learners the DSU map is nearly the map of its Jacobian term; the contained Unc term is small beside it. The lesions do not stand out in any map, nor do they in the numbers below: five epochs on 320 small images make learners that disagree about everything.
+# **Seen**: the identity holds to rounding, and the sum is lopsided. On these learners the DSU map is nearly the map of its Jacobian term; the contained Unc term is small beside it. One of the two lesions is brighter than the rest of its image, the other hardly (last lines), and a normal image has spots brighter than a lesion is on average (asserted). A map that lights up at a lesion is no detector yet, as the numbers below show: five epochs on 320 small images make learners that disagree about everything.
 #
 # ## Does DSU help where Unc fails?
 #

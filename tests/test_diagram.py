@@ -140,7 +140,12 @@ def test_the_table_says_of_every_name_where_it_is_and_what_it_does():
         == "A field of Reconstruction."
     )
     assert says["TrainConfig.layer"] == "A field of TrainConfig."
-    assert "[linear_cka](../d2ue/similarity.py)" in diagram.stations_markdown()
+    lines = diagram.stations_markdown().splitlines()
+    assert [line for line in lines if line.startswith("**")] == ["**Training**", "**Inference**"]
+    (both,) = [line for line in lines if line.startswith("- *similarity")]
+    assert both.startswith("- *similarity, Eq. 2 and 3*. [linear_cka](../d2ue/similarity.py): Eq.")
+    assert "[hsic](../d2ue/similarity.py): Eq. (3)" in both
+    assert sum(line.count("](../d2ue/") for line in lines) == len(table)
 
 
 def test_every_arrow_joins_boxes_and_every_box_is_reached():

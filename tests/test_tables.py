@@ -186,6 +186,13 @@ def test_the_ticks_of_table_3_are_the_functions():
     assert ticks.loc["euclidean"].tolist() == [False, False]
     assert ticks.loc["cosine"].tolist() == [True, False]
     assert set(ticks.index) == set(paper.TABLE3) | {"debiased-cka"}
+    assert tables.markdown(ticks).startswith("| similarity | scaling | rotation |")
+
+
+def test_only_an_index_that_counts_is_left_out_of_a_markdown_table():
+    frame = pd.DataFrame({"a": [1, 2, 3]}, index=["x", "y", "z"])
+    assert "| z | 3 |" in tables.markdown(frame)
+    assert tables.markdown(frame.reset_index(drop=True)[1:]) == "| a |\n| --- |\n| 2 |\n| 3 |\n"
 
 
 def test_markdown_tables_have_one_width():

@@ -548,13 +548,16 @@ def show_verdicts(verdicts: pd.DataFrame) -> pd.DataFrame:
         low, high = form.format(line["low"]), form.format(line["high"])
         return f"{form.format(line[column])} ({low} to {high})"
 
+    def by_seed(values: str) -> str:
+        return ", ".join(form.format(float(value)) for value in values.split())
+
     shown = pd.DataFrame(
         {
             "data set": verdicts["dataset"],
             "claim": verdicts["claim"],
             ("factor" if column == "factor" else "difference in AUC")
             + " (95 % interval)": verdicts.apply(interval, axis=1),
-            "by seed": verdicts["per_seed"].fillna(""),
+            "by seed": verdicts["per_seed"].fillna("").map(by_seed),
             "p (Holm)": verdicts["p_holm"].map(lambda p: "" if np.isnan(p) else f"{p:.2g}"),
             "verdict": verdicts["verdict"],
         }
@@ -563,8 +566,12 @@ def show_verdicts(verdicts: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A frame of texts and numbers as a Markdown table, its index as the first columns."""
-    flat = frame.reset_index() if any(frame.index.names) else frame
+    """A frame of texts and numbers as a Markdown table, its index as the first columns.
+
+    An index without a name that only counts the rows is left out.
+    """
+    counts = frame.index.name is None and pd.api.types.is_integer_dtype(frame.index)
+    flat = frame.reset_index(drop=counts)
     flat = flat.loc[:, [column for column in flat.columns if not _is_empty(flat[column])]]
 
     def show(value: Any) -> str:
@@ -596,4 +603,4 @@ def ticks() -> pd.DataFrame:
             "scaling": {name: is_scale_invariant(s) for name, s in SIMILARITIES.items()},
             "rotation": {name: is_orthogonal_invariant(s) for name, s in SIMILARITIES.items()},
         }
-    )
+    ).rename_axis("similarity")
