@@ -227,7 +227,7 @@ def test_dry_runs_say_what_would_run(base, dataset, tmp_path, undisturbed):
 # --- stopped ---
 
 SCRIPT = """
-import multiprocessing, os, pickle, random, signal, sys
+import multiprocessing, os, random, signal, sys, tempfile
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
@@ -246,9 +246,9 @@ dataset = Dataset("waves", ImageSet(arrays["train"], names(len(arrays["train"]))
 folder = Path(sys.argv[3])
 wanted = rows("table2", base, ["ae"])
 
-def work(folder=folder, jobs=1):
+def work(folder=folder, jobs=1, some=None):
     store = Store(folder, state_interval=0)
-    plan = batch.plan(wanted, [dataset], [1], store)
+    plan = batch.plan(some or wanted, [dataset], [1], store)
     report = batch.run(plan, store, jobs=jobs, progress=False)
     assert not report.failed and not report.skipped, report
 
@@ -256,6 +256,10 @@ def forked(target):
     process = multiprocessing.get_context("fork").Process(target=target)
     process.start()
     return process
+
+# Once here, so that no child has to load and warm up what torch loads at its first step.
+with tempfile.TemporaryDirectory() as scratch:
+    work(Path(scratch), some=rows("table2", base.replace(epochs=1), ["ae"]))
 """
 
 RENAMES = """
