@@ -32,6 +32,7 @@ from d2ue.errors import D2UEError, InputError
 from d2ue.reproduce import NOTEBOOKS, TABLE_NOTEBOOKS
 from d2ue.runs import MANIFEST, Store, check_run_folder, fit_run, reading, run_scan, write_text
 from d2ue.similarity import SIMILARITIES
+from d2ue.steps import check_precision
 
 DEFAULTS = TrainConfig()
 INTERRUPTED = 130  # the exit code that shells give to Ctrl-C
@@ -54,6 +55,13 @@ Data = Annotated[
 ]
 
 
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="number format of products while training: float32, tf32 (CUDA only) or bf16 "
+        "(slow on processors without instructions for it)"
+    ),
+]
 Slices = Annotated[
     str | None,
     typer.Option(help="of scans: middle, all, 75, 40:110, or of the depth 0.25:0.75; middle"),
@@ -90,13 +98,7 @@ def fit(
         ),
     ] = DEFAULTS.image_size,
     seed: Annotated[int, typer.Option(help="of weights and shuffles")] = DEFAULTS.seed,
-    precision: Annotated[
-        str,
-        typer.Option(
-            help="number format of products while training: float32, tf32 (CUDA only) or bf16 "
-            "(slow on processors without instructions for it)"
-        ),
-    ] = DEFAULTS.precision,
+    precision: Precision = DEFAULTS.precision,
     slices: Slices = None,
     axis: Axis = None,
     window: Window = None,
@@ -287,6 +289,7 @@ def reproduce(
     backbones: Annotated[str, typer.Option(help="table2 only: of ae,memae,aeu")] = "",
     epochs: Annotated[int, typer.Option(help="passes over the images")] = DEFAULTS.epochs,
     batch_size: Annotated[int, typer.Option(help="images a step")] = DEFAULTS.batch_size,
+    precision: Precision = DEFAULTS.precision,
     n_train: Annotated[int, typer.Option(help="training images; 0 = all")] = 0,
     n_test: Annotated[int, typer.Option(help="test images; 0 = all")] = 0,
     jobs: Annotated[str, typer.Option(help="processes side by side on a CPU, or auto")] = "auto",
@@ -347,7 +350,7 @@ def reproduce(
         results=str((store if scores is None else scores).resolve()),
         seeds=seeds,
         backbones=backbones,
-        base=TrainConfig(epochs=epochs, batch_size=batch_size),
+        base=TrainConfig(epochs=epochs, batch_size=batch_size, precision=precision),
         n_train=n_train,
         n_test=n_test,
         clusters=",".join(
@@ -358,7 +361,9 @@ def reproduce(
     if backbones and name not in ("table2", "all"):
         raise InputError(f"--backbones is for table2; {name} has its own.")
     processes = _jobs(jobs)
-    resolve_device(device)
+    where = resolve_device(device)
+    if scores is None:
+        check_precision(precision, where)
     wanted = [row for table in TABLES[name] for row in settings.rows(table)]
     chosen = settings.seed_list
     notebooks = TABLE_NOTEBOOKS if name == "all" else (name,)

@@ -17,6 +17,16 @@ from torch import Tensor
 from d2ue.errors import InputError
 
 
+def check_precision(name: str, device: torch.device) -> None:
+    """Refuse a number format that a device has not.
+
+    Raises:
+        InputError: if it has not.
+    """
+    if name == "tf32" and device.type != "cuda":
+        raise InputError(f"precision tf32 is for CUDA GPUs; on {device.type} take float32 or bf16.")
+
+
 @contextlib.contextmanager
 def precision(name: str, device: torch.device) -> Iterator[None]:
     """Compute products in a number format, and leave torch's own settings as they were.
@@ -28,10 +38,9 @@ def precision(name: str, device: torch.device) -> Iterator[None]:
         device: where.
 
     Raises:
-        InputError: if the device has no such format.
+        InputError: as `check_precision` does.
     """
-    if name == "tf32" and device.type != "cuda":
-        raise InputError(f"precision tf32 is for CUDA GPUs; on {device.type} take float32 or bf16.")
+    check_precision(name, device)
     if device.type == "cuda":
         formats = torch.backends.cuda.matmul, torch.backends.cudnn
         before = [f.allow_tf32 for f in formats]

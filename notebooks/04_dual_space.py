@@ -181,7 +181,7 @@ assert brightest[:2].max() > maps["dual"][shown.masks].mean()
 assert np.corrcoef(maps["dual"].ravel(), maps["Jacobian term alone"].ravel())[0, 1] > 0.9
 
 # %% [markdown]
-# **Seen**: the identity holds to rounding, and the sum is lopsided. On these learners the DSU map is nearly the map of its Jacobian term; the contained Unc term is small beside it. One of the two lesions is brighter than the rest of its image, the other hardly (last lines), and a normal image has spots brighter than a lesion is on average (asserted). A map that lights up at a lesion is no detector yet, as the numbers below show: five epochs on 320 small images make learners that disagree about everything.
+# **Seen**: the identity holds to rounding, and the sum is lopsided. On these learners the DSU map is nearly the map of its Jacobian term; the contained Unc term is small beside it. In the run that is kept here both lesions are brighter than the rest of their image on average (last lines); but a normal image has spots brighter than a lesion is on average (asserted). A map that lights up at a lesion is no detector yet, as the numbers below show: five epochs on 320 small images make learners that disagree about everything.
 #
 # ## Does DSU help where Unc fails?
 #

@@ -27,6 +27,7 @@ results: str = "../figures/scores/brain-mri.zip"  # store to train into, or expo
 seeds: str = "3"  # how many, or which, separated by commas
 epochs: int = 250  # passes over the training images
 batch_size: int = 64  # images a step
+precision: str = "float32"  # of products: float32, tf32 (CUDA) or bf16; results name it
 n_train: int = 0  # training images, drawn once; 0 for all
 n_test: int = 0  # test images likewise
 clusters: str = "../figures/brain-mri/audit/clusters.csv"  # near duplicates; empty if not known
@@ -47,7 +48,7 @@ settings = ex.Settings(
     data,
     results,
     seeds,
-    base=TrainConfig(epochs=epochs, batch_size=batch_size),
+    base=TrainConfig(epochs=epochs, batch_size=batch_size, precision=precision),
     n_train=n_train,
     n_test=n_test,
     clusters=clusters,

@@ -13,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from d2ue.config import TrainConfig
 from d2ue.datasets.types import Dataset, ImageSet
 from d2ue.experiments import batch
-from d2ue.experiments.tables import Row, rows
+from d2ue.experiments.tables import Row, departures, rows
+from d2ue.reproduce import TABLE_NOTEBOOKS, find_notebook, notebook_parameters
 from d2ue.results import DataKey, get_record, read_records, record_name
 from d2ue.runs import Store
 from d2ue.training import learner_name, train_ensemble
@@ -452,6 +454,22 @@ def test_seeds(text, seeds):
 def test_seeds_that_are_none_are_refused(text, refused):
     with refused("5", "1,2,7"):
         _ = batch.Settings("phantom", seeds=text).seed_list
+
+
+def test_another_number_format_is_said_and_reaches_the_pages(base):
+    """What was trained in bf16 must not be looked for, or shown, as float32."""
+    as_it_is = batch.Settings("phantom", base=base)
+    other = batch.Settings("phantom", base=base.replace(precision="bf16"))
+    for notebook in TABLE_NOTEBOOKS:
+        given, known = other.as_parameters(notebook), notebook_parameters(find_notebook(notebook))
+        assert given["precision"] == "bf16" and set(given) <= set(known)
+    assert str(other) == f"{as_it_is}, bf16"
+    (row, *_) = other.rows("table2")
+    assert row.config.precision == "bf16"
+    (said,) = departures(
+        DataKey("brain-mri", "a", "b", 1000, 600, 600), TrainConfig(precision="bf16")
+    )
+    assert said == "precision bf16 instead of float32"
 
 
 def test_results_are_drawn_without_images(undisturbed, base):

@@ -465,6 +465,8 @@ def test_options_that_would_go_unheeded_are_refused(capsys):
         (("--backbones", "resnet"), "resnet"),
         (("--epochs", "0"), "epochs"),
         (("--device", "quantum"), "quantum"),
+        (("--precision", "half"), "half"),
+        (("--precision", "tf32", "--device", "cpu"), "tf32 is for CUDA"),
         (("--dataset", "rsna"), "--data"),
     ],
 )

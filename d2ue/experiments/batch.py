@@ -568,6 +568,7 @@ class Settings:
             "seeds": self.seeds,
             "epochs": self.base.epochs,
             "batch_size": self.base.batch_size,
+            "precision": self.base.precision,
             "n_train": self.n_train,
             "n_test": self.n_test,
             "clusters": self.clusters,
@@ -577,7 +578,8 @@ class Settings:
     def __str__(self) -> str:
         """For the head of a picture: `brain-mri, 250 epochs, seeds 1, 2, 3`."""
         seeds = ", ".join(map(str, self.seed_list))
-        return f"{', '.join(self.names)}, {self.base.epochs} epochs, seeds {seeds}"
+        formats = "" if self.base.precision == "float32" else f", {self.base.precision}"
+        return f"{', '.join(self.names)}, {self.base.epochs} epochs, seeds {seeds}{formats}"
 
     def rows(self, table: str) -> list[Row]:
         """The rows of a table."""

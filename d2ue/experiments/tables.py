@@ -514,7 +514,7 @@ def about(cells: Sequence[Cell]) -> list[str]:
 def departures(key: DataKey, config: TrainConfig) -> list[str]:
     """Why results cannot be the paper's numbers; empty if they can."""
     paper_has, found = TrainConfig(), []
-    for name in ("epochs", "batch_size", "image_size"):
+    for name in ("epochs", "batch_size", "image_size", "precision"):
         value = getattr(config, name)
         if value != getattr(paper_has, name):
             found.append(f"{name.replace('_', ' ')} {value} instead of {getattr(paper_has, name)}")
