@@ -113,6 +113,7 @@ highest = scored.ranking[:4]
 titles = [f"{rank}. {Path(new.names[i]).stem}" for rank, i in enumerate(highest, 1)]
 maps = {detector.method_: detector.anomaly_map(new.images[highest])}
 maps_figure = plotting.score_maps(new.images[highest], maps, titles)
+maps_figure.savefig(Path(out) / "highest.png")
 plt.show()
 
 # %% [markdown]
