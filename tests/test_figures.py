@@ -13,8 +13,8 @@ from d2ue.experiments.tables import TABLES
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
 EXPORTS = sorted(FIGURES.glob("scores/*.zip"))
-#: What each folder of tables holds; a set of which no ensemble was run has its controls alone.
-HELD = {name: of for name, of in TABLES.items() if name != "all"} | {"controls": ("controls",)}
+#: What each folder of tables holds.
+HELD = {name: of for name, of in TABLES.items() if name != "all"}
 PLACES = [(e, name) for e in EXPORTS for name in HELD if (FIGURES / e.stem / name).is_dir()]
 
 
@@ -23,7 +23,7 @@ def test_every_export_is_drawn_and_every_drawing_has_its_export():
     drawn = {path.parents[1].name for path in FIGURES.glob("*/*/parameters.json")}
     assert drawn == {export.stem for export in EXPORTS}
     whole = {name for export, name in PLACES if export.stem == "brain-mri"}
-    assert whole == HELD.keys() - {"controls"}
+    assert whole == HELD.keys()
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,9 @@ def test_tables_are_those_of_the_scores(export, notebook):
         now = ex.long_table(of)
         now[["group", "note"]] = now[["group", "note"]].replace("", float("nan"))
         pd.testing.assert_frame_equal(kept, now, check_dtype=False, rtol=1e-4)
-        if notebook != "controls":
-            compared = [*cells["table2"], *of] if name == "controls" else of
-            verdicts = pd.read_csv(folder / f"{name}_verdicts.csv", index_col=0)
-            assert verdicts["verdict"].tolist() == ex.verdicts(name, compared)["verdict"].tolist()
+        compared = [*cells["table2"], *of] if name == "controls" else of
+        verdicts = pd.read_csv(folder / f"{name}_verdicts.csv", index_col=0)
+        assert verdicts["verdict"].tolist() == ex.verdicts(name, compared)["verdict"].tolist()
         assert (folder / f"{notebook if name == 'controls' else name}.png").exists() == bool(
             now["n_seeds"].any()
         )
