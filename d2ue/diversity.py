@@ -460,6 +460,19 @@ def record_table(records: Iterable[Record]) -> pd.DataFrame:
     return table.sort_values(keys, ignore_index=True) if len(table) else table
 
 
+def as_in_the_paper(table: pd.DataFrame) -> pd.Series:
+    """Which rows of `record_table` are Table 2's: as many learners as there, and without repulsion
+    or repelled as there; a seed of a backbone has one of each.
+    """
+    paper = TrainConfig()
+    repelled = (
+        table["similarity"].eq(paper.similarity)
+        & table["repulsion_weight"].eq(paper.repulsion_weight)
+        & table["layer"].eq(paper.layer)
+    )
+    return table["learners"].eq(paper.n_learners) & (table["similarity"].eq("none") | repelled)
+
+
 def ensemble_table(ensembles: Iterable[Ensemble], dataset: Dataset) -> pd.DataFrame:
     """`record_row` of ensembles at hand, and their debiased CKA at z whatever layer is repelled.
 

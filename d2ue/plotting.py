@@ -855,14 +855,19 @@ def paired_by_seed(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
 
 
 def diversity_scatter(
-    table: pd.DataFrame, xs: Mapping[str, str], ys: Mapping[str, str], hue: str = "backbone"
+    table: pd.DataFrame,
+    xs: Mapping[str, str],
+    ys: Mapping[str, str],
+    joined: pd.Series,
+    hue: str = "backbone",
 ) -> Figure:
-    """Measured diversity against AUC; a thin line joins a seed without and with CKA.
+    """Measured diversity against AUC; a thin line joins a seed without and with repulsion.
 
     Args:
         table: as `d2ue.diversity.record_table` gives it.
         xs: titles of the columns of panels, by column of the table.
         ys: titles of the rows of panels, likewise; in percent.
+        joined: which rows the lines join, such as `d2ue.diversity.as_in_the_paper` names.
         hue: column that gives colour and shape; filled = with repulsion.
     """
     looks = [(PALETTE[0], "o"), (PALETTE[1], "s"), (PALETTE[2], "^"), (PALETTE[4], "D")]
@@ -873,7 +878,7 @@ def diversity_scatter(
         for name, (colour, marker) in zip(names, cycle(looks), strict=False):
             for _, own in table[table[hue] == name].groupby("seed"):
                 own = own.sort_values("repulsion_weight")
-                pair = own[own["similarity"].isin(["none", "cka"])]
+                pair = own[joined[own.index]]
                 for line, y in zip(axes, ys, strict=True):
                     for axis, x in zip(line, xs, strict=True):
                         axis.plot(pair[x], pair[y], "-", color=colour, linewidth=0.7, alpha=0.6)

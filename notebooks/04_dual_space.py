@@ -200,6 +200,7 @@ print(quarter.round(0).astype(int).to_string())
 
 # %%
 runs = among_lowest_by_run(read_records(results).values())
+runs = runs[runs["repulsion"].isin(["none", "λ = 1"])]
 figures["mirror"] = plotting.mirror_dots(runs, ("lowest by Unc", "lowest by DSU"))
 plt.show()
 

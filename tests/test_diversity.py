@@ -320,3 +320,18 @@ def test_umap_leaves_the_number_of_threads_alone():
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_papers_setting_is_one_without_and_one_with_repulsion():
+    rows = {
+        "none": ("none", 0.0, "z", 3),
+        "paper": ("cka", 1.0, "z", 3),
+        "weight": ("cka", 10.0, "z", 3),
+        "metric": ("pearson", 1.0, "z", 3),
+        "layer": ("cka", 1.0, "en4", 3),
+        "fewer": ("cka", 1.0, "z", 2),
+        "one": ("none", 0.0, "z", 1),
+    }
+    columns = ["similarity", "repulsion_weight", "layer", "learners"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    assert list(table.index[dv.as_in_the_paper(table)]) == ["none", "paper"]

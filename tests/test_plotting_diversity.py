@@ -76,7 +76,11 @@ def test_pairs_join_one_seed_without_and_with():
 
 
 def test_scatter_fills_what_is_repelled():
-    (axis,) = plotting.diversity_scatter(settings_table(), {"x": "X"}, {"y": "Y"}).axes
+    table = settings_table()
+    joined = table["seed"] == 0
+    (axis,) = plotting.diversity_scatter(table, {"x": "X"}, {"y": "Y"}, joined).axes
+    lines = [list(line.get_ydata()) for line in axis.lines if line.get_marker() == "None"]
+    assert sorted(map(len, lines)) == [0, 2]  # only the seed that is to be joined
     points = [line for line in axis.lines if line.get_marker() == "o"]
     hollow = [line.get_xdata()[0] for line in points if line.get_markerfacecolor() == "white"]
     assert sorted(hollow) == [2, 3] and len(points) == 4
