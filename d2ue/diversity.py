@@ -461,8 +461,9 @@ def record_table(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def as_in_the_paper(table: pd.DataFrame) -> pd.Series:
-    """Which rows of `record_table` are Table 2's: as many learners as there, and without repulsion
-    or repelled as there; a seed of a backbone has one of each.
+    """Which rows of `record_table` are Table 2's: its learners, without repulsion or with its own.
+
+    A seed of a backbone has one of each.
     """
     paper = TrainConfig()
     repelled = (

@@ -448,6 +448,8 @@ def test_no_process_is_left_behind_when_a_batch_is_interrupted(
 )
 def test_seeds(text, seeds):
     assert batch.Settings("phantom", seeds=text).seed_list == seeds
+    said = str(batch.Settings("phantom", seeds=text))
+    assert said.endswith(f" seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}")
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1,1", "x", "1.5", "1,-2"])

@@ -538,6 +538,12 @@ class Settings:
             )
         return tuple(values)
 
+    @property
+    def seeds_text(self) -> str:
+        """`seed 1` or `seeds 1, 2, 3`."""
+        seeds = self.seed_list
+        return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
     def load(self, *, progress: bool = True) -> list[Dataset]:
         """The images; none are needed, and none are loaded, to draw what is there.
 
@@ -577,9 +583,8 @@ class Settings:
 
     def __str__(self) -> str:
         """For the head of a picture: `brain-mri, 250 epochs, seeds 1, 2, 3`."""
-        seeds = ", ".join(map(str, self.seed_list))
         formats = "" if self.base.precision == "float32" else f", {self.base.precision}"
-        return f"{', '.join(self.names)}, {self.base.epochs} epochs, seeds {seeds}{formats}"
+        return f"{', '.join(self.names)}, {self.base.epochs} epochs, {self.seeds_text}{formats}"
 
     def rows(self, table: str) -> list[Row]:
         """The rows of a table."""
@@ -706,7 +711,7 @@ def save_tables(
         text = markdown(layout(table, ("AUC", "AP")) if is_long else show_verdicts(table))
         head = (
             f"{name} of {settings.datasets}: {settings.base.epochs} epochs, batches of "
-            f"{settings.base.batch_size}, seeds {', '.join(map(str, settings.seed_list))}. "
+            f"{settings.base.batch_size}, {settings.seeds_text}. "
             f"Made by {notebook}; every setting is in parameters.json. Intervals and tests: "
             f"{_independence(table)}."
         )
