@@ -49,11 +49,9 @@ bench: setup
 	$(python) tests/benchmarks/changes.py figures/speed/changes.csv
 	$(python) -m pytest tests/benchmarks/bench_steps.py -o "python_functions=bench_*" --benchmark-columns=min,median,max,rounds
 
-# Files side by side, each on one thread: one more than there are cores, because many tests wait for the disk or a
-# process, and four at most, because a notebook takes a gigabyte.
-workers = $$($(python) -c "import os; print(min(4, (os.cpu_count() or 1) + 1))")
+# Files side by side, as many as there are cores (four at most: a notebook takes a gigabyte), each on one thread.
 test: lint
-	OMP_NUM_THREADS=1 $(python) -m pytest -n $(workers) --dist loadfile -p tests.notebook_memory --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
+	OMP_NUM_THREADS=1 $(python) -m pytest -n auto --maxprocesses 4 --dist loadfile -p tests.notebook_memory --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
 
 lint: setup
 	$(python) -m ruff check

@@ -55,9 +55,7 @@ settings = ex.Settings(dataset, data, results, seeds, base=base)
 axes = ["table2", "table3", "lambda", "layer", "learners"]
 cells, report = ex.obtain(axes, settings, jobs=jobs, device=device, progress=False)
 records = {r.name: r for own in cells.values() for cell in own for r in cell.records.values()}
-table = dv.record_table(records.values())
-elsewhere = table["layer"].ne("z")
-table = table[~elsewhere].reset_index(drop=True)
+table = dv.record_table(r for r in records.values() if r.config.layer == "z")
 
 # %% [markdown]
 # ## What was run
@@ -66,8 +64,7 @@ table = table[~elsewhere].reset_index(drop=True)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print(f"{len(table)} ensembles: {table['repulsion_weight'].gt(0).sum()} with repulsion")
-print(f"{elsewhere.sum()} more, repelled at another layer than z, are left out below")
+print(f"{len(table)} of {len(records)} ensembles, {sum(table.repulsion_weight > 0)} with repulsion")
 print(*dv.coverage_lines(cells), sep="\n")
 
 # %% [markdown]
@@ -81,8 +78,7 @@ print(*dv.coverage_lines(cells), sep="\n")
 xs = {"cka_normal": "CKA on normals", "cka_abnormal": "CKA on anomalies"}
 xs |= {"unc_normal": "Unc on normals", "unc_abnormal": "Unc on anomalies"}
 ys = {"AUC_output": "AUC of Unc, %", "AUC_dual": "AUC of DSU, %"}
-main = dv.as_in_the_paper(table)
-scatter = plotting.diversity_scatter(table, xs, ys, main)
+scatter = plotting.diversity_scatter(table, xs, ys, dv.as_in_the_paper(table))
 plt.show()
 
 # %% [markdown]
@@ -109,7 +105,7 @@ for title, found in {"Pooled": pooled, "Within backbones": within}.items():
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for backbone, own in table[main].groupby("backbone", sort=False):
+for backbone, own in table[dv.as_in_the_paper(table)].groupby("backbone", sort=False):
     measures = {"cka_normal": "CKA on normals", "unc_normal": "Unc on normals"} | ratio
     print(backbone, *dv.effect_lines(dv.effects(own, measures)), sep="\n  ")
 

@@ -48,6 +48,7 @@ def among_lowest_by_run(
     share: float = 0.25,
     n_learners: int = 3,
     similarity: str = "cka",
+    repulsion_weight: float = 1.0,
 ) -> pd.DataFrame:
     """`among_lowest` of kept scores, one row a run, selection and judged score.
 
@@ -58,6 +59,7 @@ def among_lowest_by_run(
         share: of the abnormal images, rounded up.
         n_learners: of the ensembles to take.
         similarity: what they were repelled by, at z; ensembles without repulsion are taken too.
+        repulsion_weight: how hard, likewise; the default is the paper's.
 
     Returns:
         Columns dataset, backbone, repulsion, seed, selected ("all" or "lowest by ..."), judged,
@@ -68,8 +70,9 @@ def among_lowest_by_run(
         if record.control:
             continue  # it has no learners to disagree
         c = record.config
+        repelled = c.similarity, c.layer, c.repulsion_weight
         if c.n_learners != n_learners or (
-            c.repels and (c.similarity, c.layer) != (similarity, "z")
+            c.repels and repelled != (similarity, "z", repulsion_weight)
         ):
             continue
         table = among_lowest(record.labels, {m: record.scores[m] for m in methods}, share)
