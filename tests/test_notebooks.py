@@ -48,6 +48,11 @@ def check_execution(notebook):
             for output in cell.outputs
             if output.output_type == "error"
         ]
+        problems += [  # warnings are for those who run a page, and name places on one machine
+            f"cell {cell.execution_count} keeps what went to stderr: {output.text[:80]}"
+            for output in cell.outputs
+            if output.output_type == "stream" and output.name == "stderr"
+        ]
     return problems
 
 
@@ -214,6 +219,10 @@ def spoil_output(notebook):
     notebook.cells[2].outputs = [new_output("error", ename="ValueError", evalue="no", traceback=[])]
 
 
+def spoil_stream(notebook):
+    notebook.cells[2].outputs = [new_output("stream", name="stderr", text="/tmp/x.py: Warning")]
+
+
 def spoil_everything(notebook):
     notebook.cells = notebook.cells[:1]
 
@@ -269,6 +278,7 @@ def spoil_class(notebook):
         (check_execution, spoil_count, "not run once"),
         (check_execution, spoil_order, "not run once"),
         (check_execution, spoil_output, "ValueError"),
+        (check_execution, spoil_stream, "stderr"),
         (check_execution, spoil_everything, "no code"),
         (check_parameters, spoil_everything, "not tagged"),
         (check_parameters, spoil_tag, "not tagged"),
