@@ -172,7 +172,7 @@ plt.show()
 
 # %%
 print(", ".join(maps), np.corrcoef([v.ravel() for v in maps.values()])[-1].round(2), sep=": ")
-localisation.per_image(shown, range(4), maps["dual"].mean((1, 2, 3)), {"DSU": maps["dual"]})
+localisation.per_image(shown, np.arange(4), maps["dual"].mean((1, 2, 3)), {"DSU": maps["dual"]})
 
 # %% [markdown]
 # **Seen**: the identity holds to rounding, and the sum is lopsided. On these learners the DSU map is nearly the map of its Jacobian term; the contained Unc term is small beside it. In the run that is kept here each lesion holds more of its DSU map's sum than of the image's area (the table), and normal images have spots as bright. A map that lights up at a lesion is no detector yet, as the numbers below show: five epochs on 320 small images make learners that disagree about everything.

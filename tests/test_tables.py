@@ -306,3 +306,26 @@ def test_verdicts_for_readers_leave_nothing_out(cells):
     assert (shown["verdict"] == "not run").sum() == 10
     text = tables.markdown(shown)
     assert text.count("\n") == 17 and "nan" not in text
+
+
+def test_gains_are_taken_seed_by_seed():
+    frame = pd.DataFrame(
+        {
+            "group": ["Unc", "Unc", "Unc", "DSU", "Unc"],
+            "row": ["none", "cka", "cosine", "cka", "pearson"],
+            "n_seeds": [2, 3, 1, 1, 0],
+            "AUC_by_seed": [
+                "1:50.00 2:60.00",
+                "1:51.50 2:58.00 3:70.00",
+                "2:61.00",
+                "1:90",
+                np.nan,
+            ],
+        }
+    )
+    gains = tables.seed_gains(frame, over="none")
+    assert gains.to_dict() == {
+        ("Unc", "cka", "1"): 1.5,
+        ("Unc", "cka", "2"): -2.0,
+        ("Unc", "cosine", "2"): 1.0,
+    }

@@ -38,6 +38,7 @@ from d2ue.experiments.tables import (
     long_table,
     markdown,
     rows,
+    seed_gains,
     show_verdicts,
     ticks,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "save_tables",
     "score_controls",
     "score_table",
+    "seed_gains",
     "show_cleaned",
     "show_cleaned_verdicts",
     "show_verdicts",

@@ -473,6 +473,33 @@ def _averages(frame: pd.DataFrame, sets: int) -> pd.DataFrame:
     return averaged
 
 
+def _seed_values(text: str) -> dict[str, float]:
+    """A cell of the column "AUC_by_seed": AUC in percent by seed ("any" where none is needed)."""
+    pairs = (pair.split(":") for pair in text.split())
+    return {seed: float(value) for seed, value in pairs}
+
+
+def seed_gains(frame: pd.DataFrame, over: str) -> pd.Series:
+    """What each row's AUC is above that of another row of its group, seed by seed.
+
+    Args:
+        frame: from `long_table`, of one data set; rows that were not run are left out.
+        over: the other row.
+
+    Returns:
+        AUC points, indexed by group, row and seed, for the seeds that both rows have.
+    """
+    run = frame[frame["n_seeds"] > 0].set_index(["group", "row"])["AUC_by_seed"].map(_seed_values)
+    gains = {
+        (group, row, seed): value - run[group, over][seed]
+        for (group, row), values in run.items()
+        if row != over
+        for seed, value in values.items()
+        if seed in run.get((group, over), {})
+    }
+    return pd.Series(gains, dtype=float).rename_axis(["group", "row", "seed"])
+
+
 def differences(frame: pd.DataFrame) -> list[str]:
     """Where our AUC and the paper's are further apart than our interval, a sentence each.
 
