@@ -418,8 +418,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     These layers hold 95 % of the weights. The plain form costs as much again in backward, because
     a gradient by a transposed weight comes out transposed and is then copied.
     """
-    plain = torch.is_autocast_enabled(x.device.type) or x.dtype != torch.float32
-    if x.device.type == "cpu" and not plain:
+    own = x.device.type == "cpu" and x.dtype == torch.float32
+    if own and not torch.is_autocast_enabled("cpu"):
         return _CpuLinear.apply(x, weight, bias)
     return torch.bmm(weight, x.mT).mT + bias.unsqueeze(1)
 

@@ -40,10 +40,10 @@ from d2ue.ensemble import (
     resolve_device,
     to_unit_range,
 )
-from d2ue.errors import DivergedError, InputError
+from d2ue.errors import D2UEError, DivergedError, InputError
 from d2ue.progress import bar as progress_bar
 from d2ue.similarity import SIMILARITIES, Similarity
-from d2ue.steps import captured, precision
+from d2ue.steps import captured, fitting_replicas, precision
 
 #: Raised whenever a change alters what a learner learns; part of every learner's name.
 TRAINING_VERSION = 1
@@ -449,8 +449,9 @@ def train_ensembles(
         configs: the ensembles' settings; they may differ in anything.
         train: normal images; labels are not looked at.
         device: as for `train_ensemble`.
-        replicas: learners trained side by side at most; None = 8 on CUDA, 1 on a CPU, where
-            replicas share the same cores and save nothing.
+        replicas: learners trained side by side at most; None = what a GPU's memory holds
+            (`d2ue.steps.fitting_replicas`), 1 on a CPU, where replicas share the same cores and
+            save nothing. Where a GPU's memory turns out too small, groups are halved.
         progress: whether to show a bar with loss and time left.
         store: where finished learners and states on the way are kept; None keeps nothing.
         report: called with the number of epochs of single learners just trained.
@@ -462,9 +463,9 @@ def train_ensembles(
         InputError: if the images do not fit the settings.
         DivergedError: if the loss of an ensemble stops being finite; the others' learners are
             trained first, and kept in the store.
+        D2UEError: if not even one learner fits a GPU's memory.
     """
     device = resolve_device(device)
-    replicas = replicas or (8 if device.type == "cuda" else 1)
     for config in configs:
         check_images(config, train)
     plan = _Plan(configs, train, device, store, report)
@@ -494,6 +495,7 @@ class _Plan:
         self.learners: dict[str, Learner] = {}
         self.features: dict[tuple[str, str], Tensor] = {}
         self.failed: dict[str, TrainConfig] = {}
+        self.counted = 0
 
     def names(self, config: TrainConfig) -> list[str]:
         numbers = range(1, config.n_learners + 1)
@@ -504,7 +506,7 @@ class _Plan:
         distinct = {name: c.epochs for c in self.configs for name in self.names(c)}
         return sum(distinct.values())
 
-    def groups(self, number: int, replicas: int) -> Iterator[dict[str, LearnerTask]]:
+    def groups(self, number: int, replicas: int | None) -> Iterator[dict[str, LearnerTask]]:
         """The learners of one number, by name, in groups that train together."""
         waiting: dict[str, LearnerTask] = {}
         for config in self.configs:
@@ -514,7 +516,16 @@ class _Plan:
         while waiting:
             first = next(iter(waiting.values()))
             fitting = [name for name, task in waiting.items() if first.stackable_with(task)]
-            yield {name: waiting.pop(name) for name in fitting[:replicas]}
+            most = replicas or self.most_replicas(first)
+            yield {name: waiting.pop(name) for name in fitting[:most]}
+
+    def most_replicas(self, task: LearnerTask) -> int:
+        """How many learners like this one train side by side."""
+        if self.device.type != "cuda":
+            return 1
+        seniors = 0 if task.seniors is None else task.seniors.nbytes
+        memory = torch.cuda.get_device_properties(self.device).total_memory
+        return fitting_replicas(memory, task.config, seniors)
 
     def task(self, config: TrainConfig, number: int) -> LearnerTask:
         if number == 1 or not config.repels:
@@ -551,16 +562,40 @@ class _Plan:
             if self.store:
                 self.store.forget_state(list(tasks))
 
+    def _count(self, epochs: int, bar: tqdm) -> None:
+        """Say that so many epochs of single learners are done; negative: that they were lost."""
+        self.counted += epochs
+        bar.update(epochs)
+        self.report(epochs)
+
     def _train_missing(self, tasks: dict[str, LearnerTask], bar: tqdm) -> None:
         state = self.store.load_state(list(tasks)) if self.store else None
-        with _threads(state.threads if state else 0):
-            self._go_on(tasks, state, bar)
+        done = self.counted
+        try:
+            with _threads(state.threads if state else 0):
+                self._go_on(tasks, state, bar)
+            return
+        except torch.OutOfMemoryError as error:
+            if len(tasks) == 1:
+                raise D2UEError(
+                    f"The memory of {self.device} does not hold one learner at batches of "
+                    f"{next(iter(tasks.values())).config.batch_size}: free it, lower the batch "
+                    "size, or train on the CPU."
+                ) from error
+        # Only here, after the error and all that it held are gone, is the memory free.
+        self._count(done - self.counted, bar)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        names, half = list(tasks), (len(tasks) + 1) // 2
+        for part in names[:half], names[half:]:
+            self._train_missing({name: tasks[name] for name in part}, bar)
+            if self.store:
+                self.store.forget_state(part)
 
     def _go_on(self, tasks: dict[str, LearnerTask], state: TrainState | None, bar: tqdm) -> None:
         names, group = list(tasks), list(tasks.values())
         resumed = len(tasks) * (state.epoch if state else 0)
-        bar.update(resumed)
-        self.report(resumed)
+        self._count(resumed, bar)
         numbers = sorted({task.number for task in group})
         bar.set_description(f"learner {numbers[0]} of {max(t.config.n_learners for t in group)}")
 
@@ -568,8 +603,7 @@ class _Plan:
             bar.set_postfix(
                 {key: f"{np.mean(value):.4g}" for key, value in losses.items()}, refresh=False
             )
-            bar.update(len(tasks))
-            self.report(len(tasks))
+            self._count(len(tasks), bar)
 
         network, history = train_learners(
             group,

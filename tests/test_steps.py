@@ -6,8 +6,16 @@ import torch
 
 from d2ue.config import TrainConfig
 from d2ue.ensemble import forward
-from d2ue.steps import captured, precision
-from d2ue.training import LearnerTask, learner_name, train_ensemble, train_learners
+from d2ue.steps import MOST_REPLICAS, captured, fitting_replicas, precision, replica_bytes
+from d2ue.training import (
+    LearnerTask,
+    initial_network,
+    learner_name,
+    reconstruction_loss,
+    train_ensemble,
+    train_ensembles,
+    train_learners,
+)
 
 CPU = torch.device("cpu")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU on this machine")
@@ -48,8 +56,6 @@ def test_bf16_rounds_products_and_float32_does_not():
 
 def test_scores_are_float32_whatever_the_caller_chose():
     network = LearnerTask(TrainConfig(image_size=16), 1)
-    from d2ue.training import initial_network
-
     learner = initial_network(network).eval()
     x = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     plain = forward(learner, x).mean
@@ -83,6 +89,47 @@ def test_other_formats_have_other_names_and_float32_keeps_its_own():
 def test_formats_do_not_stack():
     one, other = LearnerTask(TrainConfig(), 1), LearnerTask(TrainConfig(precision="bf16"), 1)
     assert not one.stackable_with(other)
+
+
+@pytest.mark.parametrize("backbone", ["ae", "memae", "aeu"])
+def test_what_a_replica_takes_is_enough_and_not_many_times_too_much(backbone, draw_images):
+    """Against every allocation of one real step, gradients included, beside Adam's two moments."""
+    config = TrainConfig(backbone=backbone, batch_size=32)
+    network = initial_network(LearnerTask(config, 1)).train()
+    weights = sum(p.nbytes for p in network.parameters())
+    x = torch.as_tensor(draw_images(32, 64)).unsqueeze(0) / 127.5 - 1
+    with torch.profiler.profile(profile_memory=True) as profile:
+        reconstruction_loss(backbone, network(x), x).sum().backward()
+    events = profile.profiler.kineto_results.events()
+    held = np.cumsum([event.nbytes() for event in events if event.name() == "[memory]"])
+    taken = held.max() + 3 * weights
+    assert taken < replica_bytes(config) < 2 * taken
+
+
+def test_replicas_fill_half_the_memory():
+    config = TrainConfig()
+    one = replica_bytes(config)
+    assert fitting_replicas(20 * one, config) == 10
+    assert fitting_replicas(20 * one, config, senior_bytes=one) == 5
+    assert fitting_replicas(one, config) == 1  # fewer cannot be tried
+    assert fitting_replicas(10_000 * one, config) == MOST_REPLICAS
+
+
+@on_gpu
+def test_groups_that_do_not_fit_are_halved_on_a_gpu(draw_set):
+    """Memory for some five replicas, and sixteen asked for."""
+    configs = [TrainConfig(n_learners=1, epochs=1, batch_size=16, seed=s) for s in range(16)]
+    data = draw_set(16, 64)
+    plain = train_ensembles(configs, data, device="cuda", replicas=1, progress=False)
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((5 * 2 * replica_bytes(configs[0])) / total)
+    try:
+        halved = train_ensembles(configs, data, device="cuda", replicas=16, progress=False)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    for one, other in zip(plain, halved, strict=True):
+        assert (weights(one.network) - weights(other.network)).abs().max() < 1e-4
 
 
 @on_gpu

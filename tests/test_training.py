@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from torch.nn.functional import gaussian_nll_loss, mse_loss
 
 from d2ue.backbones import Reconstruction
 from d2ue.config import TrainConfig
-from d2ue.errors import DivergedError
+from d2ue.errors import D2UEError, DivergedError
+from d2ue.runs import Store
 from d2ue.similarity import linear_cka
 from d2ue.training import (
     LearnerTask,
@@ -503,6 +505,48 @@ def test_many_ensembles_are_the_single_ones(equal_tensors, tiny, draw_set):
             equal_tensors(ensemble, alone, atol=tolerance)
             for one, other in zip(ensemble.history, alone.history, strict=True):
                 assert one[0]["loss"] == pytest.approx(other[0]["loss"], rel=1e-3)
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """Sizes of the groups that trained, where memory does not hold more than two replicas.
+
+    A CPU never raises a GPU's error; tests/test_steps.py does the same on a real one.
+    """
+    sizes: list[int] = []
+
+    def train(tasks, *args, most=2, **options):
+        network, history = train_learners(tasks, *args, **options)
+        if len(tasks) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(len(tasks))
+        return network, history
+
+    monkeypatch.setattr("d2ue.training.train_learners", train)
+    train.sizes = sizes
+    return train
+
+
+def test_groups_too_large_for_the_memory_are_halved(
+    equal_tensors, tiny, draw_set, small_memory, tmp_path
+):
+    data, store = draw_set(20), Store(tmp_path, state_interval=0)
+    configs = [tiny(n_learners=1, epochs=3, seed=seed) for seed in range(5)]
+    reported: list[int] = []
+    halved = train_ensembles(
+        configs, data, replicas=5, progress=False, store=store, report=reported.append
+    )
+    assert small_memory.sizes == [2, 1, 2]  # 5 -> 3 and 2; 3 -> 2 and 1
+    assert sum(reported) == 5 * 3  # what was lost does not count
+    assert not list((tmp_path / "states").iterdir())
+    for config, ensemble in zip(configs, halved, strict=True):
+        equal_tensors(ensemble, train_ensemble(config, data, progress=False), atol=2e-2)
+
+
+def test_a_memory_that_holds_no_learner_is_said(tiny, draw_set, small_memory, monkeypatch):
+    monkeypatch.setattr("d2ue.training.train_learners", partial(small_memory, most=0))
+    with pytest.raises(D2UEError, match="does not hold one learner at batches of 8"):
+        train_ensemble(tiny(n_learners=1), draw_set(20), device="cpu", progress=False)
 
 
 def test_what_ensembles_share_is_trained_once(tiny, draw_set):
