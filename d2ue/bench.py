@@ -454,7 +454,7 @@ def write(runs: pd.DataFrame, facts: Mapping[str, str], out: Path) -> str:
     Raises:
         InputError: if the folder cannot be written to.
     """
-    from d2ue.plotting_speed import speed_figure
+    from d2ue.plotting.speed import speed_figure
     from d2ue.runs import write_file, write_text, writing
 
     text = as_markdown(summary(runs), facts)

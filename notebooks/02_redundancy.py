@@ -42,8 +42,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from d2ue import equivalent, image_scores, redundancy
-from d2ue import plotting_redundancy as pictures
 from d2ue.experiments import save_results
+from d2ue.plotting import redundancy as pictures
 
 specimens = redundancy.specimens(image_size, n_train, epochs, batch_size)
 learner, pair = specimens.learner, specimens.pair

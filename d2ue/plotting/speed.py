@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from d2ue.plotting import FONT, PALETTE
+from d2ue.plotting.style import FONT, PALETTE
 
 COLOURS = {"plain": PALETTE[1], "ours": PALETTE[0]}
 NAMES = {"plain": "plain recipe", "ours": "d2ue"}

@@ -18,7 +18,7 @@ from torch import Tensor
 from d2ue.backbones import Autoencoder
 from d2ue.ensemble import forward
 from d2ue.equivalent import TRANSFORMATIONS, output_difference
-from d2ue.plotting import FONT, PALETTE, axes_grid
+from d2ue.plotting.style import FONT, PALETTE, axes_grid
 from d2ue.similarity import SIMILARITIES
 
 
