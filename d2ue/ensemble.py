@@ -83,7 +83,7 @@ class Ensemble:
         """
         layer = layer or self.config.layer
         features = features_of(self.network, self.batches(images, batch_size), layer)
-        return features[:, : len(images)].cpu()
+        return features[:, : len(images)]
 
     def batches(self, images: np.ndarray | Tensor, batch_size: int) -> Iterator[Tensor]:
         """The images as networks take them, in order: [n_batch, 1, H, W] in [-1, 1].
@@ -119,12 +119,12 @@ def forward(network: Autoencoder, x: Tensor, feature: str | None = None) -> Reco
 
 
 def features_of(network: Autoencoder, batches: Iterator[Tensor], layer: str) -> Tensor:
-    """Every replica's feature of every image, [R, n, d]."""
+    """Every replica's feature of every image, [R, n, d] on the CPU."""
     parts: list[Tensor] = []
     for x in batches:
         feature = forward(network, x, layer).feature
         assert feature is not None
-        parts.append(feature)
+        parts.append(feature.cpu())
     return torch.cat(parts, 1)
 
 

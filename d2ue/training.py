@@ -43,10 +43,18 @@ from d2ue.ensemble import (
 from d2ue.errors import D2UEError, DivergedError, InputError
 from d2ue.progress import bar as progress_bar
 from d2ue.similarity import SIMILARITIES, Similarity
-from d2ue.steps import captured, fitting_replicas, precision
+from d2ue.steps import (
+    captured,
+    check_precision,
+    fitting_replicas,
+    free_memory,
+    half_products,
+    is_memory_error,
+    precision,
+)
 
-#: Raised whenever a change alters what a learner learns; part of every learner's name.
-TRAINING_VERSION = 1
+#: By precision, raised whenever a change alters what a learner learns; part of learners' names.
+TRAINING_VERSION = {"float32": 1, "tf32": 2, "bf16": 2}
 
 
 def reconstruction_loss(
@@ -124,10 +132,14 @@ class LearnerTask:
         return self._shape() == other._shape()
 
     def _shape(self) -> tuple[object, ...]:
-        per_replica = {"seed": 0, "similarity": "none", "repulsion_weight": 0.0, "n_learners": 1}
         senior_shape = None if self.seniors is None else self.seniors.shape
-        layer = self.config.layer if self.seniors is not None else "z"
-        return self.config.replace(**per_replica, layer=layer), senior_shape
+        return _shared(self.config, self.seniors is not None), senior_shape
+
+
+def _shared(config: TrainConfig, repelled: bool) -> TrainConfig:
+    """What replicas have in common: all but seed, metric, lambda and number of learners."""
+    per_replica = {"seed": 0, "similarity": "none", "repulsion_weight": 0.0, "n_learners": 1}
+    return config.replace(**per_replica, layer=config.layer if repelled else "z")
 
 
 @dataclass
@@ -223,16 +235,16 @@ def train_learners(
         """One step on the images at `index`; nothing in it waits for the device."""
         with precision(config.precision, device):
             l_orig, l_sim = objective(network, to_unit_range(pixels[index], dtype), rows, index)
-        adam.zero_grad(set_to_none=True)
-        # Summed, not averaged: a replica's gradient must not depend on how many there are.
-        total_loss(l_orig, l_sim, objective.weights).sum().backward()
-        adam.step()
+            adam.zero_grad(set_to_none=True)
+            # Summed, not averaged: a replica's gradient must not depend on how many there are.
+            total_loss(l_orig, l_sim, objective.weights).sum().backward()
+            adam.step()
         sums.add_(torch.stack([l_orig.detach(), l_sim.detach()]))
 
     def changed() -> dict[str, Tensor]:
         return {**_state_tensors(network, adam), "sums": sums}
 
-    launch = captured(step, changed) if on_gpu and capture else step
+    launch = captured(step, changed, device) if on_gpu and capture else step
     steps = n // batch_size
     for epoch in range(len(history), config.epochs):
         order = torch.stack([shuffle(n, task.stream, epoch) for task in tasks]).to(device)
@@ -265,8 +277,12 @@ class _Objective:
         self.seniors: Tensor | None = None
         self.metrics: list[tuple[Similarity, Tensor]] = []
         if tasks[0].seniors is not None:
-            stacked = torch.stack([t.seniors for t in tasks if t.seniors is not None])
-            self.seniors = stacked.to(device, dtype)
+            # One after another: seniors of wide layers take gigabytes.
+            shape = len(tasks), *tasks[0].seniors.shape
+            self.seniors = torch.empty(shape, device=device, dtype=dtype)
+            for place, task in zip(self.seniors, tasks, strict=True):
+                assert task.seniors is not None
+                place.copy_(task.seniors)
             names = [t.config.similarity for t in tasks]
             for name in dict.fromkeys(names):
                 which = [i for i, other in enumerate(names) if other == name]
@@ -277,7 +293,9 @@ class _Objective:
     ) -> tuple[Tensor, Tensor]:
         """Both losses, each [R], for images x [R, B, 1, H, W] standing at `index` [R, B]."""
         c = self.config
-        output = network(x, c.layer if self.seniors is not None else None)
+        with half_products(c.precision, x.device):
+            output = network(x, c.layer if self.seniors is not None else None)
+        output = Reconstruction(*(None if part is None else part.to(x.dtype) for part in output))
         l_orig = reconstruction_loss(c.backbone, output, x, c.entropy_weight)
         if self.seniors is None or output.feature is None:
             return l_orig, torch.zeros_like(l_orig)
@@ -298,7 +316,8 @@ def learner_settings(config: TrainConfig, number: int, fingerprint: str) -> dict
     kept = ("backbone", "epochs", "batch_size", "beta1", "beta2", "image_size", "seed")
     settings: dict[str, object] = {name: getattr(config, name) for name in kept}
     settings |= {"learning_rate": config.lr, "number": number, "data": fingerprint}
-    settings |= {"precision": config.precision, "training_version": TRAINING_VERSION}
+    version = TRAINING_VERSION[config.precision]
+    settings |= {"precision": config.precision, "training_version": version}
     if config.backbone == "memae":
         for name in ("memory_slots", "shrinkage", "entropy_weight"):
             settings[name] = getattr(config, name)
@@ -401,7 +420,6 @@ def train_learner(
         InputError: if the images do not fit the settings, or a senior is missing.
         DivergedError: if the loss stops being finite.
     """
-    check_images(config, train)
     config = config.replace(n_learners=max(2, number))  # so that "repels" is about this learner
     plan = _Plan([config], train, resolve_device(device), store, report)
     names = plan.names(config)
@@ -465,18 +483,27 @@ def train_ensembles(
             trained first, and kept in the store.
         D2UEError: if not even one learner fits a GPU's memory.
     """
-    device = resolve_device(device)
-    for config in configs:
-        check_images(config, train)
-    plan = _Plan(configs, train, device, store, report)
-    with progress_bar(
-        total=plan.epochs(), desc="training", unit="epoch", disable=not progress, delay=1
-    ) as bar:
-        for number in range(1, max(c.n_learners for c in configs) + 1):
-            for tasks in plan.groups(number, replicas):
-                plan.train(tasks, bar)
-    plan.complain()
+    plan = _Plan(configs, train, resolve_device(device), store, report)
+    plan.train_all(replicas, progress)
     return [plan.ensemble(config) for config in configs]
+
+
+def train_into(
+    store: LearnerStore,
+    configs: Sequence[TrainConfig],
+    train: ImageSet,
+    *,
+    device: str | torch.device = "auto",
+    replicas: int | None = None,
+    progress: bool = True,
+    report: Callable[[int], None] | None = None,
+) -> None:
+    """Train the learners of several ensembles into a store; Args and Raises as `train_ensembles`.
+
+    Nothing is joined, so that a hundred ensembles do not have to fit a GPU's memory.
+    """
+    plan = _Plan(configs, train, resolve_device(device), store, report)
+    plan.train_all(replicas, progress)
 
 
 class _Plan:
@@ -494,8 +521,22 @@ class _Plan:
         self.report = report or (lambda epochs: None)
         self.learners: dict[str, Learner] = {}
         self.features: dict[tuple[str, str], Tensor] = {}
+        self.stacked: dict[tuple[tuple[str, ...], str], Tensor] = {}
         self.failed: dict[str, TrainConfig] = {}
         self.counted = 0
+        for config in configs:
+            check_images(config, train)
+            check_precision(config.precision, device)
+
+    def train_all(self, replicas: int | None, progress: bool) -> None:
+        """Train every learner of every ensemble, number by number."""
+        with progress_bar(
+            total=self.epochs(), desc="training", unit="epoch", disable=not progress, delay=1
+        ) as bar:
+            for number in range(1, max(c.n_learners for c in self.configs) + 1):
+                for tasks in self.groups(number, replicas):
+                    self.train(tasks, bar)
+        self.complain()
 
     def names(self, config: TrainConfig) -> list[str]:
         numbers = range(1, config.n_learners + 1)
@@ -508,16 +549,26 @@ class _Plan:
 
     def groups(self, number: int, replicas: int | None) -> Iterator[dict[str, LearnerTask]]:
         """The learners of one number, by name, in groups that train together."""
-        waiting: dict[str, LearnerTask] = {}
+        waiting: dict[str, TrainConfig] = {}
         for config in self.configs:
             names = self.names(config)[:number]
             if len(names) == number and not self.failed.keys() & set(names):
-                waiting.setdefault(names[-1], self.task(config, number))
+                waiting.setdefault(names[-1], config)
+
+        def alike(config: TrainConfig) -> object:
+            repelled = number > 1 and config.repels
+            return _shared(config, repelled), repelled
+
         while waiting:
             first = next(iter(waiting.values()))
-            fitting = [name for name, task in waiting.items() if first.stackable_with(task)]
-            most = replicas or self.most_replicas(first)
-            yield {name: waiting.pop(name) for name in fitting[:most]}
+            # Seniors of wide layers take gigabytes: those of one layer are held at a time.
+            self.stacked.clear()
+            for name, layer in list(self.features):
+                if layer != first.layer:
+                    del self.features[name, layer]
+            fitting = [name for name, other in waiting.items() if alike(other) == alike(first)]
+            most = replicas or self.most_replicas(self.task(first, number))
+            yield {name: self.task(waiting.pop(name), number) for name in fitting[:most]}
 
     def most_replicas(self, task: LearnerTask) -> int:
         """How many learners like this one train side by side."""
@@ -531,8 +582,13 @@ class _Plan:
         if number == 1 or not config.repels:
             return LearnerTask(config, number)
         seniors = self.names(config)[: number - 1]
-        features = [self.feature(name, config.layer) for name in seniors]
-        return LearnerTask(config, number, torch.stack(features))
+        return LearnerTask(config, number, self.seniors(tuple(seniors), config.layer))
+
+    def seniors(self, names: tuple[str, ...], layer: str) -> Tensor:
+        """Their features of every training image [n-1, n, d]; learners that share them share it."""
+        if (names, layer) not in self.stacked:
+            self.stacked[names, layer] = torch.stack([self.feature(name, layer) for name in names])
+        return self.stacked[names, layer]
 
     def feature(self, name: str, layer: str) -> Tensor:
         """A senior's feature of every training image [n, d], evaluation mode, computed once."""
@@ -543,7 +599,7 @@ class _Plan:
                 to_unit_range(images[i : i + 256].to(self.device))
                 for i in range(0, len(images), 256)
             )
-            self.features[name, layer] = features_of(senior, batches, layer)[0].cpu()
+            self.features[name, layer] = features_of(senior, batches, layer)[0]
         return self.features[name, layer]
 
     def train(self, tasks: dict[str, LearnerTask], bar: tqdm) -> None:
@@ -575,7 +631,9 @@ class _Plan:
             with _threads(state.threads if state else 0):
                 self._go_on(tasks, state, bar)
             return
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_memory_error(error):
+                raise
             if len(tasks) == 1:
                 raise D2UEError(
                     f"The memory of {self.device} does not hold one learner at batches of "
@@ -584,8 +642,7 @@ class _Plan:
                 ) from error
         # Only here, after the error and all that it held are gone, is the memory free.
         self._count(done - self.counted, bar)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory(self.device)
         names, half = list(tasks), (len(tasks) + 1) // 2
         for part in names[:half], names[half:]:
             self._train_missing({name: tasks[name] for name in part}, bar)

@@ -1,4 +1,12 @@
-"""Number formats of a training step, and its capture as a CUDA graph."""
+"""Number formats of a training step, and its capture as a CUDA graph.
+
+What runs on a GPU only is marked so. Two correct kernels round otherwise, and training enlarges
+that (0.06 in a BatchNorm statistic was seen after 20 steps in float32 between two on a CPU), so
+that whole trainings are compared in float64.
+"""
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -6,9 +14,20 @@ import torch
 
 from d2ue.config import TrainConfig
 from d2ue.ensemble import forward
-from d2ue.steps import MOST_REPLICAS, captured, fitting_replicas, precision, replica_bytes
+from d2ue.similarity import linear_cka
+from d2ue.steps import (
+    MOST_REPLICAS,
+    _factors,
+    captured,
+    fitting_replicas,
+    half_products,
+    is_memory_error,
+    precision,
+    replica_bytes,
+)
 from d2ue.training import (
     LearnerTask,
+    _Objective,
     initial_network,
     learner_name,
     reconstruction_loss,
@@ -19,6 +38,18 @@ from d2ue.training import (
 
 CPU = torch.device("cpu")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU on this machine")
+
+
+@pytest.fixture
+def own_formats():
+    """Put torch's number formats back, whatever a test sets."""
+    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [place.fp32_precision for place in places]
+    mode = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(mode)
+    for place, one in zip(places, before, strict=True):
+        place.fp32_precision = one
 
 
 def weights(network) -> torch.Tensor:
@@ -45,13 +76,72 @@ def test_unknown_formats_are_refused(refused):
 
 def test_bf16_rounds_products_and_float32_does_not():
     x = torch.tensor([[1 + 2.0**-12]])
-    with precision("bf16", CPU):
-        rounded = x @ x
-    with precision("float32", CPU):
-        exact = x @ x
+    with torch.autocast("cpu", torch.bfloat16):  # a caller's does not reach in
+        with precision("bf16", CPU):
+            with half_products("bf16", CPU):
+                rounded = x @ x
+            outside = x @ x
+        with precision("float32", CPU), half_products("float32", CPU):
+            exact = x @ x
+    assert torch.equal(outside, exact)
     assert rounded.dtype == torch.bfloat16 and rounded.item() == 1
     assert exact.item() == 1 + 2.0**-11  # the last bit of the square is beyond float32
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_similarity_is_taken_in_float32_of_bf16s_features(draw_images):
+    config = TrainConfig(batch_size=16, image_size=16, precision="bf16")
+    seniors = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0))
+    task = LearnerTask(config, 3, seniors)
+    network = initial_network(task).train()
+    x = torch.as_tensor(draw_images(16, 16)).unsqueeze(0) / 127.5 - 1
+    rows, index = torch.zeros(1, 1, dtype=torch.int64), torch.arange(16).unsqueeze(0)
+    with precision("bf16", CPU):
+        l_orig, l_sim = _Objective([task], CPU, torch.float32)(network, x, rows, index)
+        with half_products("bf16", CPU):
+            feature = network(x, "z").feature[0]
+    assert l_orig.dtype == l_sim.dtype == torch.float32
+    by_hand = torch.stack([linear_cka(senior, feature.float()) for senior in seniors]).mean()
+    assert torch.allclose(l_sim[0], by_hand, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: None,
+        lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+        lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+        lambda: torch.set_float32_matmul_precision("medium"),
+    ],
+    ids=["nothing", "matmul", "convolutions", "medium"],
+)
+def test_torchs_settings_are_left_as_they_were(use, own_formats):
+    use()
+    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [place.fp32_precision for place in places]
+    for name in ("ieee", "tf32"):
+        with pytest.raises(ZeroDivisionError), _factors(name):
+            assert [place.fp32_precision for place in places] == [name, name]
+            raise ZeroDivisionError
+        assert [place.fp32_precision for place in places] == before
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+        (RuntimeError("expected scalar type Float but found Double"), False),
+        (ValueError("out of memory"), False),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_full_memory_is_told_from_other_errors(error, is_one):
+    assert is_memory_error(error) is is_one
+    later = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    later.__context__ = error
+    assert is_memory_error(later) is is_one
 
 
 def test_scores_are_float32_whatever_the_caller_chose():
@@ -129,11 +219,12 @@ def test_groups_that_do_not_fit_are_halved_on_a_gpu(draw_set):
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     for one, other in zip(plain, halved, strict=True):
-        assert (weights(one.network) - weights(other.network)).abs().max() < 1e-4
+        assert (weights(one.network) - weights(other.network)).abs().max() < 2e-2
 
 
 @on_gpu
 @pytest.mark.parametrize("backbone", ["ae", "memae", "aeu"])
+@pytest.mark.filterwarnings("error")  # such as the one that says it was not captured
 def test_captured_steps_are_the_eager_ones(backbone, draw_images):
     images = draw_images(40, 64)
     tasks = []
@@ -141,34 +232,88 @@ def test_captured_steps_are_the_eager_ones(backbone, draw_images):
         config = TrainConfig(backbone=backbone, epochs=10, batch_size=16, seed=seed)
         seniors = torch.randn(1, 40, 16, generator=torch.Generator().manual_seed(seed))
         tasks.append(LearnerTask(config, 2, seniors))
-    captured_, _ = train_learners(tasks, images, device="cuda")
-    eager, _ = train_learners(tasks, images, device="cuda", capture=False)
-    assert (weights(captured_) - weights(eager)).abs().max() < 1e-4  # after 20 steps
+    options = {"device": "cuda", "dtype": torch.float64}
+    graph, its_history = train_learners(tasks, images, **options)
+    eager, history = train_learners(tasks, images, capture=False, **options)
+    assert (weights(graph) - weights(eager)).abs().max() < 1e-8  # after 20 steps
+    for one, other in zip(its_history, history, strict=True):
+        for key in one:
+            assert one[key] == pytest.approx(other[key], rel=1e-8)
 
 
 @on_gpu
 def test_replicas_on_a_gpu_are_single_runs(draw_images):
+    """One of them diverges, and the others do not notice."""
     images = draw_images(40, 64)
-    tasks = [LearnerTask(TrainConfig(epochs=10, batch_size=16, seed=s), 1) for s in range(4)]
-    together, _ = train_learners(tasks, images, device="cuda")
+    config = TrainConfig(epochs=10, batch_size=16)
+    seniors = torch.randn(1, 40, 16, generator=torch.Generator().manual_seed(0))
+    lambdas = (1.0, 0.1, 1e30, 10.0)
+    tasks = [
+        LearnerTask(config.replace(seed=s, repulsion_weight=weight), 2, seniors)
+        for s, weight in enumerate(lambdas)
+    ]
+    options = {"device": "cuda", "dtype": torch.float64}
+    together, _ = train_learners(tasks, images, **options)
     for i, task in enumerate(tasks):
-        alone, _ = train_learners([task], images, device="cuda")
-        assert (weights(together.replica(i)) - weights(alone)).abs().max() < 1e-4
+        if lambdas[i] < 1e30:
+            alone, _ = train_learners([task], images, **options)
+            assert (weights(together.replica(i)) - weights(alone)).abs().max() < 1e-8
+
+
+@on_gpu
+@pytest.mark.parametrize("name", ["float32", "tf32"])
+def test_gradients_too_are_of_the_number_format(name, draw_images, monkeypatch):
+    seen: list[tuple[str, str]] = []
+
+    class Look(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, value):
+            return value.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+            seen.append(tuple(place.fp32_precision for place in places))
+            return gradient
+
+    monkeypatch.setattr("d2ue.training.total_loss", lambda a, b, weight: Look.apply(a + weight * b))
+    config = TrainConfig(epochs=1, batch_size=16, precision=name)
+    train_learners([LearnerTask(config, 1)], draw_images(16, 64), device="cuda", capture=False)
+    asked = "tf32" if name == "tf32" else "ieee"
+    assert seen == [(asked, asked)]
+
+
+@on_gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is no second GPU")
+def test_a_second_gpu_is_trained_on_as_the_first(draw_images):
+    tasks = [LearnerTask(TrainConfig(epochs=2, batch_size=16), 1)]
+    images, options = draw_images(32, 64), {"dtype": torch.float64}
+    first, _ = train_learners(tasks, images, device="cuda:0", **options)
+    second, _ = train_learners(tasks, images, device="cuda:1", **options)
+    assert (weights(first) - weights(second)).abs().max() < 1e-8
 
 
 @on_gpu
 def test_what_cannot_be_captured_runs_as_it_is_and_starts_where_it_was():
-    total = torch.zeros(1, device="cuda")
-
-    def step() -> None:
-        total.add_(1)
-        total.item()  # a look at the host, which no graph can hold
-
-    with pytest.warns(RuntimeWarning, match="could not be captured"):
-        launch = captured(step, lambda: {"total": total})
-    assert total.item() == 0
-    launch()
-    assert total.item() == 1
+    """In a process of its own, since a failed capture may spoil the later ones."""
+    code = """
+import warnings, torch
+from d2ue.steps import captured
+total = torch.zeros(1, device="cuda")
+def step():
+    total.add_(1)
+    total.item()  # a look at the host, which no graph can hold
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    launch = captured(step, lambda: {"total": total}, total.device)
+assert "could not be captured" in str(said[0].message), said
+assert total.item() == 0 and torch.cuda.current_stream() == torch.cuda.default_stream()
+launch()
+assert total.item() == 1
+assert captured(step, lambda: {"total": total}, total.device) is step
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @on_gpu
@@ -179,7 +324,8 @@ def test_capturing_leaves_no_trace():
         total.add_(1)
         made.setdefault("moment", torch.zeros(1, device="cuda")).add_(2)
 
-    launch = captured(step, lambda: {"total": total, **made})
+    launch = captured(step, lambda: {"total": total, **made}, total.device)
+    assert launch is not step
     assert total.item() == 0 and made["moment"].item() == 0
     launch()
     launch()

@@ -17,6 +17,7 @@ from d2ue.errors import D2UEError, DivergedError
 from d2ue.runs import Store
 from d2ue.similarity import linear_cka
 from d2ue.training import (
+    TRAINING_VERSION,
     LearnerTask,
     TrainState,
     initial_network,
@@ -673,6 +674,6 @@ def test_names_are_stable(monkeypatch):
     name = learner_name(TrainConfig(), 1, "waves")
     assert name == hashlib.sha256(written_out.encode()).hexdigest()[:16]
     repelled = learner_name(TrainConfig(), 3, "waves")
-    monkeypatch.setattr("d2ue.training.TRAINING_VERSION", 2)
+    monkeypatch.setitem(TRAINING_VERSION, "float32", 2)
     assert learner_name(TrainConfig(), 1, "waves") != name
     assert learner_name(TrainConfig(), 3, "waves") != repelled

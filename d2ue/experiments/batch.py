@@ -47,11 +47,12 @@ from d2ue.results import (
     score_record,
 )
 from d2ue.runs import Store, write_text
+from d2ue.steps import fitting_replicas, free_memory, is_memory_error
 from d2ue.training import (
     LearnerTask,
     check_images,
     learner_name,
-    train_ensembles,
+    train_into,
     train_learner,
     train_learners,
 )
@@ -236,20 +237,24 @@ def seconds_for(found: Plan, jobs: int = 0, device: str = "auto") -> float:
         c, images = task.config, found.datasets[task.data].train.images
         kind = (c.backbone, c.image_size, c.batch_size)
         if kind not in a_step:
-            probe = LearnerTask(c.replace(epochs=4, n_learners=1), 1)
+            probes = [LearnerTask(c.replace(epochs=4, n_learners=1), 1)]
+            if where.type == "cuda":  # side by side, as many as will be
+                alike = sum(other.config.backbone == c.backbone for other in found.trainings())
+                memory = torch.cuda.get_device_properties(where).total_memory
+                probes *= min(alike, fitting_replicas(memory, c))
             stamps: list[float] = []
             threads = torch.get_num_threads()
             torch.set_num_threads(max(1, cores // jobs))
             try:
                 train_learners(
-                    [probe],
+                    probes,
                     images[: c.batch_size],
                     device=where,
                     on_epoch=lambda *_, stamps=stamps: stamps.append(time.perf_counter()),
                 )
             finally:
                 torch.set_num_threads(threads)
-            a_step[kind] = min(b - a for a, b in pairwise(stamps))
+            a_step[kind] = min(b - a for a, b in pairwise(stamps)) / len(probes)
         seconds += a_step[kind] * c.epochs * (len(images) // c.batch_size)
     return seconds / min(jobs, cores)
 
@@ -259,20 +264,16 @@ def _run_on_device(found: Plan, store: Store, device: str, report: Report, bar: 
     for position, dataset in enumerate(found.datasets):
         own = [task for task in found.tasks.values() if task.data == position]
         configs = [task.config for task in own if task.kind == "score" and task.needs]
-        # One that fails does not keep the others' learners from the store.
-        with contextlib.suppress(D2UEError):
-            train_ensembles(
-                configs,
-                dataset.train,
-                device=device,
-                progress=False,
-                store=store,
-                report=bar.update,
+        # One that fails does not keep the others' learners from the store; it fails again below,
+        # alone, with its own sentence.
+        with contextlib.suppress(Exception):
+            train_into(
+                store, configs, dataset.train, device=device, progress=False, report=bar.update
             )
         for task in own:
             if task.kind == "train" and store.has(task.name):
                 report.done.append(task.name)
-            else:  # a learner that failed above fails here with its own sentence
+            else:
                 _attempt(task, found, store, device, report, bar)
 
 
@@ -289,11 +290,21 @@ def _attempt(task: Task, found: Plan, store: Store, device: str, report: Report,
         try:
             _do(task, found.datasets[task.data], store, device, count)
             report.done.append(task.name)
-        except D2UEError as error:
-            report.failed[str(task)] = str(error)
+        except Exception as error:
+            report.failed[str(task)] = _sentence(error)
+            free_memory(resolve_device(device))
     else:
         report.skipped.append(str(task))
     bar.update(task.epochs() - done)
+
+
+def _sentence(error: Exception) -> str:
+    """Why a task failed; a defect of ours, too, must not stop the other cells."""
+    if isinstance(error, D2UEError):
+        return str(error)
+    if isinstance(error, MemoryError) or is_memory_error(error):
+        return "the memory is full: run fewer jobs side by side (--jobs), or free a GPU's."
+    return f"{type(error).__name__}: {error}"
 
 
 def _do(
@@ -357,12 +368,8 @@ def _work(
         pipe.send("")
     except BrokenPipeError:
         return
-    except D2UEError as error:
-        pipe.send(str(error))
-    except MemoryError:
-        pipe.send("the memory is full: run fewer jobs side by side (--jobs).")
-    except Exception as error:  # a defect of ours must not stop the other cells
-        pipe.send(f"{type(error).__name__}: {error}")
+    except Exception as error:
+        pipe.send(_sentence(error))
 
 
 class _Processes:

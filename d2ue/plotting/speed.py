@@ -27,8 +27,8 @@ def speed_figure(runs: pd.DataFrame, floor_ms: float) -> Figure:
     with plt.rc_context(FONT):
         figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
         _learners(axes[0], fits[fits.learners == 8], f"learner_{column}", floor_ms, kind)
-        several = (fits.learners == 1) & (fits.replicas == 1) & (fits.epochs == 1)
-        _images(axes[1], fits[several & (fits.precision == "float32")], column, kind)
+        several = (fits.learners == 1) & (fits.replicas == 1) & (fits.precision == "float32")
+        _images(axes[1], fits[several], column, kind)
         _replicas(axes[2], fits[(fits.learners == 1) & (fits.images == 500)], column, kind)
     return figure
 
@@ -50,8 +50,8 @@ def _learners(axis: Axes, fits: pd.DataFrame, column: str, floor_ms: float, kind
 
 
 def _images(axis: Axes, fits: pd.DataFrame, column: str, kind: str) -> None:
-    for side, some in fits.groupby("side"):
-        table = some.groupby("images")[column].agg(["median", "min", "max"])
+    for side, some in fits.assign(each=fits[column] / fits.epochs).groupby("side"):
+        table = some.groupby("images")["each"].agg(["median", "min", "max"])
         _points(axis, table, COLOURS[side], NAMES[side])
     axis.set(xlabel="training images", ylabel=f"{kind} s an epoch of one learner")
     axis.set(xlim=(0, None), ylim=(0, None))
