@@ -326,6 +326,8 @@ def reproduce(
     from d2ue.experiments import batch
     from d2ue.experiments.tables import TABLES, departures
     from d2ue.reproduce import (
+        check_papermill,
+        check_parameters,
         find_notebook,
         notebook_parameters,
         parse_assignments,
@@ -344,6 +346,11 @@ def reproduce(
         target = run_notebook(source, out or Path("results") / name, given)
         typer.echo(f"{target}: open it with 'jupyter lab'; its pictures and tables lie beside it.")
         return
+    if scores is not None:
+        _only_to_train(context)
+    for place in (store, scores):
+        if place is not None and "," in str(place.resolve()):
+            raise InputError(f"{place} has a comma in its path, which parts places: move it.")
     settings = batch.Settings(
         datasets=",".join(dataset or ["phantom"]),
         data="" if data is None else str(Path(data).resolve()),
@@ -367,7 +374,23 @@ def reproduce(
     wanted = [row for table in TABLES[name] for row in settings.rows(table)]
     chosen = settings.seed_list
     notebooks = TABLE_NOTEBOOKS if name == "all" else (name,)
-    sources = {each: find_notebook(each) for each in notebooks}  # before hours of training
+    folder = out or Path("results") / name
+    folders = {each: folder / each if name == "all" else folder for each in notebooks}
+    # What can be refused is refused before hours of training.
+    sources = {each: find_notebook(each) for each in notebooks}
+    for each, source in sources.items():
+        check_parameters(source, given)
+        with reading(folders[each]):
+            is_taken = any(p.is_file() for p in (folders[each], *folders[each].parents))
+        if is_taken:
+            raise InputError(f"{folders[each]} is a file, or lies under one: give --out a folder.")
+    for key in given.keys() - {"progress"}:
+        raise InputError(
+            f"-p {key} would be set after the training that it is about: the tables have options, "
+            "see 'd2ue reproduce --help'."
+        )
+    if not dry_run:
+        check_papermill()
     report = batch.Report()
     if scores is None:
         datasets = settings.load()
@@ -392,20 +415,30 @@ def reproduce(
         for key in plan.keys:
             if apart := departures(key, settings.base):
                 typer.echo(f"{key.name}: not the paper's numbers ({', '.join(apart)}).")
-    folder = out or Path("results") / name
+    for title, sentence in report.failed.items():
+        typer.echo(f"failed: {title}: {sentence}", err=True)
+    stopped = 0
     for each, source in sources.items():
-        target = run_notebook(
-            source,
-            folder / each if name == "all" else folder,
-            {**settings.as_parameters(each), "device": device, "jobs": processes, **given},
-        )
+        # All that can be trained is trained, so the page only reads: what failed is not tried anew.
+        values = {**settings.as_parameters(each), "device": device, "jobs": -1, **given}
+        try:
+            target = run_notebook(source, folders[each], values)
+        except D2UEError as error:
+            stopped += 1
+            typer.echo(f"failed: {each}: {error}", err=True)
+            continue
         typer.echo(f"{target}: open it with 'jupyter lab'; its pictures and tables lie beside it.")
-    for task, sentence in report.failed.items():
-        typer.echo(f"failed: {task}: {sentence}", err=True)
+    failed = []
     if report.failed:
+        failed = [
+            f"{len(report.failed)} trainings or scorings failed",
+            f"{len(report.skipped)} that need them were not run",
+        ]
+    if stopped:
+        failed.append(f"{stopped} of {len(sources)} pages stopped")
+    if failed:
         raise D2UEError(
-            f"{len(report.failed)} trainings or scorings failed, {len(report.skipped)} that need "
-            "them were not run, all else was done; the same command tries them again."
+            f"{', '.join(failed)}, all else was done; the same command tries them again."
         )
 
 
@@ -544,8 +577,9 @@ def export(
         raise InputError(f"There is no folder {store}: 'd2ue reproduce' makes one.")
     records = results.read_records(store)
     names = [n for n, r in records.items() if not dataset or r.data.name in dataset]
-    if dataset and not names:
-        raise InputError(f"{store} holds no results of {', '.join(dataset)}.")
+    absent = set(dataset or ()) - {record.data.name for record in records.values()}
+    if absent:
+        raise InputError(f"{store} holds no results of {', '.join(sorted(absent))}.")
     count = results.export(Store(store), out, names, weights=weights)
     typer.echo(f"{out}: the scores of {count} ensembles{' and their learners' * weights}.")
 
@@ -590,6 +624,17 @@ def _only_for_tables(context: typer.Context, name: str) -> None:
             raise InputError(
                 f"--{option.replace('_', '-')} is for the tables; {name} takes its settings as "
                 "-p NAME=VALUE."
+            )
+
+
+def _only_to_train(context: typer.Context) -> None:
+    """Refuse options of training where results are only drawn."""
+    for option in ("data", "n_train", "n_test", "jobs", "store", "dry_run"):
+        source = context.get_parameter_source(option)
+        if source is not None and source.name == "COMMANDLINE":
+            raise InputError(
+                f"--{option.replace('_', '-')} is for what is trained, and --scores only draws "
+                "what is there: leave one of them out."
             )
 
 

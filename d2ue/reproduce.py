@@ -7,6 +7,7 @@ Here unknown names and wrong types are refused, and the output notebook appears 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import re
 import sys
@@ -60,6 +61,18 @@ def find_notebook(name: str) -> Path:
     return source
 
 
+def check_papermill() -> None:
+    """Make sure that notebooks can be run.
+
+    Raises:
+        D2UEError: if papermill is not installed.
+    """
+    if importlib.util.find_spec("papermill") is None:
+        raise D2UEError(
+            "Running notebooks needs papermill: install the package with its extra [notebooks]."
+        )
+
+
 def run_notebook(
     source: Path,
     out: str | os.PathLike[str],
@@ -85,13 +98,10 @@ def run_notebook(
             written.
         D2UEError: if papermill is not installed, or a cell fails; the sentence names the error.
     """
-    try:
-        import papermill
-        from papermill.exceptions import PapermillExecutionError
-    except ImportError as error:
-        raise D2UEError(
-            "Running notebooks needs papermill: install the package with its extra [notebooks]."
-        ) from error
+    check_papermill()
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
     folder = Path(out).resolve()
     values = check_parameters(source, parameters or {})
     if "out" in notebook_parameters(source):

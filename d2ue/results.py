@@ -99,15 +99,15 @@ class DataKey:
         """The key of images at hand.
 
         Raises:
-            InputError: if the data set has no labelled test images of both classes.
+            InputError: if the data set has not at least two labelled test images of each class.
         """
         test = dataset.labelled
         assert test.labels is not None
         counts = [int((test.labels == label).sum()) for label in (NORMAL, ABNORMAL)]
-        if not all(counts):
+        if min(counts) < 2:
             raise InputError(
                 f"{dataset.name} has {counts[0]} normal and {counts[1]} abnormal test images: an "
-                "AUC needs some of both."
+                "AUC and its interval need at least two of each."
             )
         digest = hashlib.sha256(test.fingerprint.encode() + test.labels.tobytes()).hexdigest()
         return cls(dataset.name, dataset.train.fingerprint, digest, len(dataset.train), *counts)
@@ -313,21 +313,35 @@ def read_records(*places: str | os.PathLike[str]) -> dict[str, Record]:
     return records
 
 
-def data_keys(records: Iterable[Record]) -> dict[str, DataKey]:
+def data_keys(records: Iterable[Record], n_train: int = 0, n_test: int = 0) -> dict[str, DataKey]:
     """The data sets that records are of, by name.
 
+    Args:
+        records: any.
+        n_train: training images that the set has; 0 = all, the most that one of this name has.
+        n_test: test images, likewise.
+
     Raises:
-        InputError: if two different sets of images go by one name.
+        InputError: if two different sets of images with as many images go by one name.
     """
-    keys: dict[str, DataKey] = {}
+    found: dict[str, dict[DataKey, None]] = {}
     for record in records:
-        known = keys.setdefault(record.data.name, record.data)
-        if known != record.data:
+        found.setdefault(record.data.name, {})[record.data] = None
+    keys: dict[str, DataKey] = {}
+    for name, known in found.items():
+        most_train = n_train or max(key.n_train for key in known)
+        fitting = [key for key in known if key.n_train == most_train]
+        tested = {key: key.n_normal + key.n_abnormal for key in fitting}
+        most_test = n_test or max(tested.values(), default=0)
+        fitting = [key for key in fitting if tested[key] == most_test]
+        if len(fitting) > 1:
             raise InputError(
-                f"The results hold two different sets of images named {known.name!r} "
-                f"({known.n_train} and {record.data.n_train} for training): give one of them "
-                "another name, or say which images are meant by giving their folder."
+                f"The results hold two different sets of images named {name!r}, both with "
+                f"{most_train} to train on and {most_test} to test: give one of them another name, "
+                "or say which images are meant by giving their folder."
             )
+        if fitting:
+            keys[name] = fitting[0]
     return keys
 
 
@@ -420,7 +434,7 @@ def import_into(store: Store, file: str | os.PathLike[str]) -> int:
             records += 1
         else:
             with store.claim([part[0]]):
-                store.put(*part)
+                store.put(*part, event="imported")
     return records
 
 

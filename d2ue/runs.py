@@ -139,8 +139,17 @@ class Store:
         _load_weights(network, weights, where)
         return settings, Learner(network.eval(), history)
 
-    def put(self, name: str, settings: dict[str, object], learner: Learner) -> None:
-        """Keep a finished learner; one that is there already stays."""
+    def put(
+        self, name: str, settings: dict[str, object], learner: Learner, event: str = "trained"
+    ) -> None:
+        """Keep a finished learner; one that is there already stays.
+
+        Args:
+            name: the learner's.
+            settings: as `learner_settings` gives them.
+            learner: its weights and history.
+            event: what the journal says of it.
+        """
         final = self.folder / "learners" / name
         weights = dump(learner.network.state_dict(), {"format": LEARNER_FORMAT})
         manifest = {
@@ -164,7 +173,6 @@ class Store:
                 write_file(whole / "learner.json", _json_bytes(manifest))
                 try:
                     _rename_new(whole, final)
-                    event = "trained"
                 except FileExistsError:
                     event = "was there already"
             _flush_folder(final.parent)

@@ -35,7 +35,7 @@ n_train: int = 0  # training images, drawn once; 0 for all
 n_test: int = 0  # test images likewise
 clusters: str = "../figures/brain-mri/audit/clusters.csv"  # near duplicates; empty if not known
 device: str = "auto"  # auto, cpu, cuda, mps
-jobs: int = 0  # processes side by side on a CPU; 0 for one a core
+jobs: int = 0  # processes side by side on a CPU; 0 for one a core, -1 to train nothing
 out: str = "../results/table2"  # folder for the tables and pictures of this page
 progress: bool = False  # progress bars; they clutter a page that is kept
 
@@ -138,8 +138,9 @@ display(Markdown(ex.markdown(ex.show_verdicts(rivals))))
 # %%
 claims = pd.concat([verdicts, central, rivals]).set_index("claim")
 holds = claims["verdict"].str.startswith("holds")
-if results.endswith("figures/scores/brain-mri.zip") and (seeds, epochs) == ("3", 250):
-    for name in (backbones or "ae,aeu").split(","):
+committed = results.endswith("figures/scores/brain-mri.zip") and (seeds, epochs) == ("3", 250)
+if committed and table["n_seeds"].min() == 3:
+    for name in (backbones or "ae,aeu").replace(" ", "").split(","):
         own, best = name.upper().replace("MEM", "Mem"), name == "aeu"
         assert holds[f"{own}: DSU raises AUC over Unc"]
         assert not holds[f"{own}: RAR raises AUC over Unc"]
@@ -183,4 +184,4 @@ ex.save_tables(
 )
 
 # %% [markdown]
-# **Next:** [Table 3](13_table3.ipynb) asks whether the similarity that repels matters. Try `-p backbones=aeu`, or your own images: `d2ue reproduce table2 --dataset my-scans --data FOLDER`.
+# **Next:** [Table 3](13_table3.ipynb) asks whether the similarity that repels matters. Try `--backbones aeu`, or your own images: `d2ue reproduce table2 --dataset my-scans --data FOLDER`.

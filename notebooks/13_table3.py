@@ -32,7 +32,7 @@ n_train: int = 0  # training images, drawn once; 0 for all
 n_test: int = 0  # test images likewise
 clusters: str = "../figures/brain-mri/audit/clusters.csv"  # near duplicates; empty if not known
 device: str = "auto"  # auto, cpu, cuda, mps
-jobs: int = 0  # processes side by side on a CPU; 0 for one a core
+jobs: int = 0  # processes side by side on a CPU; 0 for one a core, -1 to train nothing
 out: str = "../results/table3"  # folder for the tables and pictures of this page
 progress: bool = False  # progress bars; they clutter a page that is kept
 
@@ -83,7 +83,7 @@ for line in ex.about(cells["table3"]):
 print("The paper, on RSNA:", ", ".join(f"{k} {v}" for k, v in ex.PAPER_TABLE3.items()))
 
 # %%
-figure = plotting.table_dots(table, f"Table 3: {settings}")
+figure = plotting.table_dots(table, f"Table 3 (the paper's is of RSNA): {settings}")
 plt.show()
 
 # %% [markdown]

@@ -32,7 +32,7 @@ n_train: int = 0  # training images, drawn once; 0 for all
 n_test: int = 0  # test images likewise
 clusters: str = "../figures/brain-mri/audit/clusters.csv"  # near duplicates; empty if not known
 device: str = "auto"  # auto, cpu, cuda, mps
-jobs: int = 0  # processes side by side on a CPU; 0 for one a core
+jobs: int = 0  # processes side by side on a CPU; 0 for one a core, -1 to train nothing
 out: str = "../results/ablations"  # folder for the tables and pictures of this page
 progress: bool = False  # progress bars; they clutter a page that is kept
 

@@ -1,5 +1,6 @@
 """Batches: every learner trained once, whatever is stopped; only what changed is run again."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ from d2ue.datasets.types import Dataset, ImageSet
 from d2ue.experiments import batch
 from d2ue.experiments.tables import Row, departures, rows
 from d2ue.reproduce import TABLE_NOTEBOOKS, find_notebook, notebook_parameters
-from d2ue.results import DataKey, get_record, read_records, record_name
+from d2ue.results import DataKey, export, get_record, read_records, record_name
 from d2ue.runs import Store
 from d2ue.training import learner_name, train_ensemble
 from d2ue.uncertainty import image_scores
@@ -223,7 +224,60 @@ def test_dry_runs_say_what_would_run(base, dataset, tmp_path, undisturbed):
     assert lines[-1].startswith("Expected time of the training on this machine: ")
     assert not list(tmp_path.iterdir())
     done = batch.describe(batch.plan(table2(base), [dataset], [1], Store(undisturbed)))
-    assert done == ["2 ensembles in all, 2 of them cached; 0 learners to train (0 epochs)."]
+    assert done == [
+        "waves: scores of 3 learners of ae, seed 1 (cached)",
+        "waves: scores of 3 learners of ae, seed 1, cka at z, lambda 1 (cached)",
+        "2 ensembles in all, 2 of them cached; 0 learners to train (0 epochs).",
+    ]
+
+
+def test_the_expected_time_is_that_of_the_longest_chain(base, dataset, tmp_path):
+    """However many processes: learners that repel each other wait for one another."""
+    plan = batch.plan(table2(base), [dataset], [1], Store(tmp_path))
+    tasks = plan.trainings()  # learner 1, two more that repel, two more that do not
+    costs = {task.name: 2.0 for task in tasks}
+    assert len(tasks) == 5
+    assert batch._until_done(tasks, costs, jobs=1) == 10.0
+    assert batch._until_done(tasks, costs, jobs=16) == 6.0
+
+
+def test_failures_are_told_apart_kept_and_not_tried_again(base, dataset, draw_set, tmp_path):
+    """Two data sets, ensembles of two sizes: every failure has a line of its own."""
+    store = Store(tmp_path)
+    other = Dataset("ripples", draw_set(24, seed=5), dataset.test)
+    hopeless = [
+        Row("", "", base.replace(learning_rate=1e25, n_learners=n, backbone="aeu"), "dual", {}, {})
+        for n in (1, 2)
+    ]
+    plan = batch.plan(hopeless, [dataset, other], [1], store)
+    report = batch.run(plan, store, jobs=1, progress=False)
+    assert sorted(report.failed) == [
+        "ripples: learner 1 of aeu, seed 1",
+        "waves: learner 1 of aeu, seed 1",
+    ]
+    assert sorted(report.skipped) == [
+        f"{name}: {what} of aeu, seed 1{tail}"
+        for name in ("ripples", "waves")
+        for what, tail in (
+            ("learner 2", ", cka at z, lambda 1"),
+            ("scores of 1 learner", ""),
+            ("scores of 2 learners", ", cka at z, lambda 1"),
+        )
+    ]
+    known = batch._known(batch.plan(hopeless, [dataset, other], [1], store), store)
+    assert known.failed == report.failed and sorted(known.skipped) == sorted(report.skipped)
+    mended = [Row("", "", base.replace(seed=1, n_learners=1), "ensemble", {}, {})]
+    batch.run(batch.plan(mended, [dataset], [1], store), store, jobs=1, progress=False)
+    assert batch._known(plan, store).failed == report.failed  # of other tasks
+
+
+def test_what_is_not_to_be_trained_is_not(base, tmp_path):
+    settings = batch.Settings(
+        "phantom", "", str(tmp_path / "store"), "1", base=base, n_train=16, n_test=8
+    )
+    cells, report = batch.obtain(["table1"], settings, jobs=-1, progress=False)
+    assert not any(cell.records for cell in cells["table1"]) and not report.done
+    assert not (tmp_path / "store" / "learners").exists()
 
 
 # --- stopped ---
@@ -511,12 +565,39 @@ def test_two_sets_of_images_of_one_name_are_not_mixed(
     undisturbed, base, dataset, draw_set, tmp_path, refused
 ):
     store = Store(tmp_path)
-    other = Dataset("waves", draw_set(24, seed=5), dataset.test)
+    other = Dataset("waves", draw_set(len(dataset.train), seed=5), dataset.test)
     single = [row for row in rows("table1", base) if row.label == "AE"]
     batch.run(batch.plan(single, [other], [1], store), store, jobs=1, progress=False)
     places = f"{undisturbed},{tmp_path}"
     with refused("two different sets of images named 'waves'"):
         batch.obtain(["table1"], batch.Settings("waves", results=places, base=base))
+
+
+def test_of_two_runs_on_one_set_that_with_all_images_is_drawn(
+    undisturbed, base, dataset, tmp_path, refused
+):
+    """A small try and the whole run in one store: each can be drawn."""
+    store = Store(tmp_path)
+    small = Dataset("waves", dataset.train.sample(16), dataset.test)
+    single = [row for row in rows("table1", base) if row.label == "AE"]
+    batch.run(batch.plan(single, [small], [1], store), store, jobs=1, progress=False)
+    settings = batch.Settings("waves", results=f"{undisturbed},{tmp_path}", base=base)
+    for n_train, expected in ((0, 20), (16, 16)):
+        chosen = dataclasses.replace(settings, n_train=n_train)
+        cells, _ = batch.obtain(["table1"], chosen)
+        assert {cell.data.n_train for cell in cells["table1"]} == {expected}
+    with refused("no results for waves", "(18 to train)"):
+        batch.obtain(["table1"], dataclasses.replace(settings, n_train=18))
+
+
+def test_an_export_is_not_trained_into(base, undisturbed, tmp_path, refused):
+    file = tmp_path / "phantom.zip"
+    export(Store(undisturbed), file)
+    with refused("no results for phantom"):  # although the phantoms could be drawn
+        batch.obtain(["table1"], batch.Settings("phantom", results=str(file), base=base))
+    settings = batch.Settings("phantom", str(tmp_path), str(file), base=base)
+    with refused("is an export, which nothing can be trained into"):
+        batch.obtain(["table1"], settings)
 
 
 def test_one_process_for_a_whole_device_gives_the_same(undisturbed, base, dataset, tmp_path):

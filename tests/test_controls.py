@@ -190,7 +190,7 @@ def test_what_is_there_is_scored_and_what_is_missing_named(tiny, dataset, tmp_pa
     plan = batch.plan(wanted, [dataset], [1, 2], store)
     plan.tasks = {name: task for name, task in plan.tasks.items() if task.kind == "score"}
     report = batch.run(plan, store, jobs=1, device="cpu", progress=False)
-    assert report.skipped == ["control: a single learner's gradient, ae, seed 2"]
+    assert report.skipped == ["waves: control: a single learner's gradient, ae, seed 2"]
     assert len(report.done) == 4 and not report.failed
     records = read_records(tmp_path)
     cells = tables.collect(wanted, records, [DataKey.of(dataset)], (1, 2))

@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from d2ue import paper
+from d2ue import paper, plotting
 from d2ue.config import TrainConfig
 from d2ue.evaluation import auc, average_precision
 from d2ue.experiments import claims, tables
 from d2ue.results import DataKey, Record, record_name
+from d2ue.significance import Estimate
 
 LABELS = np.repeat([0, 1], 30).astype(np.int8)
 BRAIN = DataKey("brain-mri", "a" * 64, "b" * 64, 1000, 30, 30)
@@ -167,6 +168,57 @@ def test_sets_that_are_not_the_papers_are_marked(records):
     assert "not the paper's" in sentence and "50 normal images" in sentence
 
 
+def test_tables_that_the_paper_has_elsewhere_say_so():
+    config = TrainConfig(seed=1)
+    found = {record_name(config, BRAIN): record(config, {})}
+    third = tables.collect("table3", found, [BRAIN], (1,))
+    sentence = "The paper has this table on RSNA, not on Brain MRI."
+    assert tables.about(third)[1:] == [sentence]
+    assert tables.long_table(third).attrs["about"] == tables.about(third)
+    assert sentence not in tables.about(tables.collect("table2", found, [BRAIN], (1,)))
+
+
+def test_what_the_paper_contradicts_is_said():
+    chest = DataKey("vindr-cxr", "a" * 64, "b" * 64, 4000, 1000, 1000)
+    (_, contradiction) = tables.about(tables.collect("table2", {}, [chest], (1,)))
+    assert contradiction.startswith("The paper's table 2, AEU, Unc+RAR, VinDr-CXR: unreadable")
+    rsna = DataKey("rsna", "c" * 64, "d" * 64, 3851, 1000, 1000)
+    (_, other) = tables.about(tables.collect("table3", {}, [rsna], (1,)))
+    assert other == "The paper's table 3, AE, pearson, RSNA: 72.9 in the table, 72.6 in the text."
+
+
+def test_one_seeds_difference_is_that_seeds_value():
+    """-15.4519 is -15.5 rounded once, and -15.4 by way of -15.45 (seen in a committed table)."""
+    value = -0.154519
+    estimate = Estimate(value, -0.2, -0.1, 0.02, 0.01, 1, 60, False, (value,))
+    shown = tables.show_verdicts(
+        claims._judged(
+            [claims.Claim("a", estimate, "greater", None)],
+            lambda fraction: 100 * fraction,
+        ).assign(dataset="x")
+    )
+    assert shown["by seed"].item() == "-15.5"
+    assert shown["difference in AUC (95 % interval)"].item().startswith("-15.5 ")
+
+
+@pytest.mark.parametrize("draw", [claims.central_verdicts, lambda c: claims.verdicts("table2", c)])
+def test_what_was_not_run_is_drawn_as_such(draw):
+    cells = tables.collect("table2", {}, [BRAIN], (1, 2, 3))
+    frame = draw(cells)
+    assert len(frame) and (frame["verdict"] == "not run").all()
+    assert "not run" in tables.markdown(tables.show_verdicts(frame))
+    (text,) = plotting.verdict_intervals(frame).axes[0].texts
+    assert text.get_text() == "not run"
+    mine = DataKey("my-scans", "e" * 64, "f" * 64, 50, 30, 30)
+    nothing = tables.long_table(tables.collect("table2", {}, [mine], (1,)))
+    assert plotting.table_dots(nothing).axes[0].texts[0].get_text() == "not run"
+
+
+def test_unknown_backbones_are_refused(refused):
+    with refused("no backbone meame: take some of ae, memae, aeu"):
+        tables.rows("table2", None, ["ae", "meame"])
+
+
 def test_fewer_epochs_are_not_the_papers_numbers():
     cells = tables.collect(tables.rows("table1", TrainConfig(epochs=5)), {}, [BRAIN], (1,))
     (sentence,) = tables.about(cells)
@@ -279,7 +331,10 @@ def test_central_claims_are_factors_with_against_without_repulsion():
             both = record(config, {})
             both.scores.update({k: v.astype(np.float32) for k, v in scores.items()})
             found[record_name(config, BRAIN)] = both
-    frame = claims.central_verdicts(tables.collect("table2", found, [BRAIN], (1, 2, 3)))
+    both = claims.central_verdicts(tables.collect("table2", found, [BRAIN], (1, 2, 3)))
+    frame = both[both["verdict"] != "not run"]
+    absent = both[both["verdict"] == "not run"]["claim"]
+    assert len(absent) == 8 and absent.str.contains("AEU|MemAE").all()
     factors = dict(zip(frame["claim"].str.removeprefix("AE: RAR "), frame["factor"], strict=True))
     assert factors == pytest.approx(
         {

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import multiprocessing
 import os
 import signal
@@ -26,10 +27,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from d2ue import paper
 from d2ue.clusters import read_clusters
 from d2ue.config import TrainConfig
 from d2ue.datasets import BUILT_IN
-from d2ue.datasets.registry import load_named
+from d2ue.datasets.registry import load_named, paper_title
 from d2ue.datasets.types import Dataset
 from d2ue.ensemble import join, resolve_device
 from d2ue.errors import D2UEError, InputError
@@ -93,7 +95,8 @@ class Task:
             tail = f", {c.backbone}, seed {c.seed}" if self.control in of else ""
             return f"control: {of.get(self.control, 'the images alone')}{tail}"
         repulsion = f", {c.similarity} at {c.layer}, lambda {c.repulsion_weight:g}"
-        what = "scores" if self.kind == "score" else f"learner {self.number}"
+        of = f"{c.n_learners} learner{'s' * (c.n_learners > 1)}"
+        what = f"scores of {of}" if self.kind == "score" else f"learner {self.number}"
         tail = repulsion if c.repels and self.number != 1 else ""
         return f"{what} of {c.backbone}, seed {c.seed}{tail}"
 
@@ -112,6 +115,7 @@ class Plan:
         tasks: what is missing, by name, in an order in which it could be done.
         cached: names of the records that are there.
         wanted: names of all records.
+        titles: what every task and cached record is, such as "brain-mri: learner 1 of ae, seed 1".
     """
 
     datasets: Sequence[Dataset]
@@ -119,6 +123,12 @@ class Plan:
     tasks: dict[str, Task] = field(default_factory=dict)
     cached: set[str] = field(default_factory=set)
     wanted: set[str] = field(default_factory=set)
+    titles: dict[str, str] = field(default_factory=dict)
+
+    def add(self, task: Task) -> None:
+        """Have one more task done."""
+        self.tasks[task.name] = task
+        self.titles[task.name] = f"{self.keys[task.data].name}: {task}"
 
     def trainings(self) -> list[Task]:
         """The learners to train."""
@@ -132,8 +142,8 @@ class Report:
     Attributes:
         done: names of what was trained or scored by this batch.
         cached: how many ensembles' scores were there already.
-        failed: sentence by task, for the tasks that failed.
-        skipped: tasks that waited for a failed one.
+        failed: sentence by title, for the tasks that failed.
+        skipped: titles of the tasks that waited for a failed one.
     """
 
     done: list[str] = field(default_factory=list)
@@ -170,18 +180,19 @@ def _add(
     if record in found.wanted:
         return
     found.wanted.add(record)
-    if has_record(store, record):
-        found.cached.add(record)
-        return
     trained = 0 if control in ("images", "untrained") else config.n_learners
     learners = [learner_name(config, k, key.train) for k in range(1, trained + 1)]
+    scoring = Task(record, "score", position, config, 0, frozenset(learners), control)
+    if has_record(store, record):
+        found.cached.add(record)
+        found.titles[record] = f"{key.name}: {scoring}"
+        return
     for number, name in enumerate(learners, 1):
         if name not in found.tasks and not store.has(name):
             # A learner that is not repelled needs nobody.
             seniors = frozenset(learners[: number - 1] if config.repels else ())
-            found.tasks[name] = Task(name, "train", position, config, number, seniors)
-    needs = frozenset(learners)
-    found.tasks[record] = Task(record, "score", position, config, 0, needs, control)
+            found.add(Task(name, "train", position, config, number, seniors))
+    found.add(scoring)
 
 
 def run(
@@ -219,7 +230,41 @@ def run(
                 _attempt(task, found, store, "cpu", report, bar)
         else:
             _Processes(found, store, jobs or _cores(), report, bar).run()
+    _keep_failures(found, store, report)
     return report
+
+
+#: In a store: why tasks failed when they were last tried, by name.
+FAILURES = "failures.json"
+
+
+def _keep_failures(found: Plan, store: Store, report: Report) -> None:
+    """Note which tasks of a plan failed, so that what only reads the store can say it."""
+    names = {found.titles[name]: name for name in found.tasks}
+    failures = _failures(store)
+    kept = {name: why for name, why in failures.items() if name not in report.done}
+    kept |= {names[title]: why for title, why in report.failed.items()}
+    if kept != failures:
+        write_text(store.folder / FAILURES, json.dumps(kept, indent=1) + "\n")
+
+
+def _failures(store: Store) -> dict[str, str]:
+    try:
+        return dict(json.loads((store.folder / FAILURES).read_text("utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _known(found: Plan, store: Store) -> Report:
+    """What is known of a plan without doing anything."""
+    failures = _failures(store)
+    failed = {found.titles[name]: failures[name] for name in found.tasks if name in failures}
+    skipped = [
+        found.titles[name]
+        for name, task in found.tasks.items()
+        if name not in failures and task.needs & failures.keys()
+    ]
+    return Report(cached=len(found.cached), failed=failed, skipped=skipped)
 
 
 def seconds_for(found: Plan, jobs: int = 0, device: str = "auto") -> float:
@@ -232,7 +277,7 @@ def seconds_for(found: Plan, jobs: int = 0, device: str = "auto") -> float:
     cores = _cores() if where.type == "cpu" else 1
     jobs = min(jobs or cores, max(1, len(found.trainings())))
     a_step: dict[tuple[str, int, int], float] = {}
-    seconds = 0.0
+    costs: dict[str, float] = {}
     for task in found.trainings():
         c, images = task.config, found.datasets[task.data].train.images
         kind = (c.backbone, c.image_size, c.batch_size)
@@ -255,8 +300,25 @@ def seconds_for(found: Plan, jobs: int = 0, device: str = "auto") -> float:
             finally:
                 torch.set_num_threads(threads)
             a_step[kind] = min(b - a for a, b in pairwise(stamps)) / len(probes)
-        seconds += a_step[kind] * c.epochs * (len(images) // c.batch_size)
-    return seconds / min(jobs, cores)
+        costs[task.name] = a_step[kind] * c.epochs * (len(images) // c.batch_size)
+    if where.type != "cpu":  # side by side in one process
+        return sum(costs.values())
+    return _until_done(found.trainings(), costs, min(jobs, cores))
+
+
+def _until_done(tasks: Sequence[Task], costs: Mapping[str, float], jobs: int) -> float:
+    """The least time that tasks take by `jobs` at a time, each after those that it needs.
+
+    Args:
+        tasks: needs before what needs them.
+        costs: of each task, by name.
+        jobs: how many run side by side.
+    """
+    until: dict[str, float] = {}
+    for task in tasks:
+        seniors = max((until.get(name, 0.0) for name in task.needs), default=0.0)
+        until[task.name] = seniors + costs[task.name]
+    return max([sum(costs.values()) / jobs, *until.values()])
 
 
 def _run_on_device(found: Plan, store: Store, device: str, report: Report, bar: Any) -> None:
@@ -291,10 +353,10 @@ def _attempt(task: Task, found: Plan, store: Store, device: str, report: Report,
             _do(task, found.datasets[task.data], store, device, count)
             report.done.append(task.name)
         except Exception as error:
-            report.failed[str(task)] = _sentence(error)
+            report.failed[found.titles[task.name]] = _sentence(error)
             free_memory(resolve_device(device))
     else:
-        report.skipped.append(str(task))
+        report.skipped.append(found.titles[task.name])
     bar.update(task.epochs() - done)
 
 
@@ -412,7 +474,7 @@ class _Processes:
             absent = [need for need in task.needs if not missing and not self.store.has(need)]
             if absent:
                 del self.waiting[name]
-                self.report.skipped.append(str(task))
+                self.report.skipped.append(self.found.titles[name])
                 self.bar.update(task.epochs())
             elif self._is_there(task):
                 del self.waiting[name]  # another batch was quicker
@@ -484,7 +546,7 @@ class _Processes:
                 f"its process was ended {ATTEMPTS} times from outside (exit code "
                 f"{process.exitcode}): is the memory full? Try fewer --jobs."
             )
-        self.report.failed[str(task)] = message
+        self.report.failed[self.found.titles[task.name]] = message
         self.bar.update(task.epochs() - epochs)
 
 
@@ -588,10 +650,26 @@ class Settings:
         }
         return values | ({"backbones": self.backbones} if notebook == "table2" else {})
 
+    @property
+    def drawn(self) -> str:
+        """How many images were drawn, where not all were taken: ` (100 to train, 60 to test)`."""
+        counts = [(self.n_train, "to train"), (self.n_test, "to test")]
+        given = ", ".join(f"{n} {what}" for n, what in counts if n)
+        return f" ({given})" if given else ""
+
+    @property
+    def titles(self) -> str:
+        """The data sets, and whether the paper has them: `kermany-cxr (not in the paper)`."""
+        paper_has = {name: paper_title(name) in paper.DATASETS for name in self.names}
+        return ", ".join(
+            n if known else f"{n} (not in the paper)" for n, known in paper_has.items()
+        )
+
     def __str__(self) -> str:
         """For the head of a picture: `brain-mri, 250 epochs, seeds 1, 2, 3`."""
+        epochs = f"{self.base.epochs} epoch{'s' * (self.base.epochs != 1)}"
         formats = "" if self.base.precision == "float32" else f", {self.base.precision}"
-        return f"{', '.join(self.names)}, {self.base.epochs} epochs, {self.seeds_text}{formats}"
+        return f"{self.titles}{self.drawn}, {epochs}, {self.seeds_text}{formats}"
 
     def rows(self, table: str) -> list[Row]:
         """The rows of a table."""
@@ -642,13 +720,13 @@ def obtain(
 ) -> tuple[dict[str, list[Cell]], Report]:
     """The cells of some tables: what can be read is read, what is missing is trained.
 
-    Without images (`settings.data` empty and no phantoms asked for) nothing is trained, and cells
-    that no result stands for are empty.
+    Without images (`settings.data` empty and no phantoms asked for, or results that are an export)
+    nothing is trained, and cells that no result stands for are empty.
 
     Args:
         tables: their names.
         settings: what about.
-        jobs: as for `run`.
+        jobs: as for `run`; -1 = train nothing, and report what failed when it was last tried.
         device: as for `run`.
         progress: as for `run`.
 
@@ -656,7 +734,13 @@ def obtain(
         InputError: if data or results cannot be used.
     """
     places = _listed(settings.results)
-    datasets = settings.load(progress=progress)
+    is_export = bool(places) and Path(places[0]).is_file()
+    if is_export and settings.data:
+        raise InputError(
+            f"{places[0]} is an export, which nothing can be trained into: give the folder of a "
+            "store, or leave the images out to draw what the export holds."
+        )
+    datasets = [] if is_export else settings.load(progress=progress)
     report = Report()
     if datasets:
         if not places:
@@ -664,17 +748,21 @@ def obtain(
         store = Store(places[0])
         wanted = [row for table in tables for row in settings.rows(table)]
         found = plan(wanted, datasets, settings.seed_list, store)
-        report = run(found, store, jobs=jobs, device=device, progress=progress)
+        if jobs < 0:
+            report = _known(found, store)
+        else:
+            report = run(found, store, jobs=jobs, device=device, progress=progress)
         keys: Sequence[DataKey] = found.keys
         records = read_records(*places)
     else:
         records = read_records(*places)
-        known = data_keys(records.values())
+        of_these = [r for r in records.values() if r.data.name in settings.names]
+        known = data_keys(of_these, settings.n_train, settings.n_test)
         absent = [name for name in settings.names if name not in known]
         if absent:
             raise InputError(
-                f"There are no results for {', '.join(absent)} in {settings.results}: give the "
-                "folder with the images to have them computed."
+                f"There are no results for {', '.join(absent)} in {settings.results}"
+                f"{settings.drawn}: give the folder with the images to have them computed."
             )
         keys = [known[name] for name in settings.names]
     labels = {record.data: record.labels for record in records.values()}
@@ -708,21 +796,22 @@ def save_tables(
     Raises:
         InputError: if the folder cannot be written to.
     """
-    record = {**dataclasses.asdict(settings), "failed": report.failed, "skipped": report.skipped}
+    record = {"notebook": notebook, **dataclasses.asdict(settings)}
+    record |= {"failed": report.failed, "skipped": report.skipped}
     # Results travel; where they lay on this machine does not.
     for place in ("data", "results", "clusters"):
         record[place] = ",".join(Path(text).name for text in _listed(record[place]))
-    folder = save_results(out, record, tables, figures)
+    made = f"Made by {notebook}; every setting is in parameters.json."
+    folder = save_results(out, record, tables, figures, f"{settings}. {made}")
     for name, table in tables.items():
         is_long = "AUC_by_seed" in table
         text = markdown(layout(table, ("AUC", "AP")) if is_long else show_verdicts(table))
         head = (
-            f"{name} of {settings.datasets}: {settings.base.epochs} epochs, batches of "
-            f"{settings.base.batch_size}, {settings.seeds_text}. "
-            f"Made by {notebook}; every setting is in parameters.json. Intervals and tests: "
-            f"{_independence(table)}."
+            f"{name} of {settings}, batches of {settings.base.batch_size}. {made} Intervals and "
+            f"tests: {_independence(table)}."
         )
-        write_text(folder / f"{name}.md", f"{head}\n\n{text}")
+        sentences = table.attrs.get("about", [])
+        write_text(folder / f"{name}.md", "\n\n".join([head, *sentences, text]))
 
 
 def _independence(table: pd.DataFrame) -> str:
@@ -736,10 +825,10 @@ def _listed(text: str) -> list[str]:
 
 def describe(found: Plan, seconds: Mapping[str, float] | float | None = None) -> list[str]:
     """What a plan would do, a line each: for `--dry-run`."""
-    lines = []
+    lines = [f"{found.titles[name]} (cached)" for name in found.titles if name in found.cached]
     for position, key in enumerate(found.keys):
         own = [task for task in found.tasks.values() if task.data == position]
-        lines += [f"{key.name}: {task}" for task in own if task.kind == "train"]
+        lines += [found.titles[task.name] for task in own if task.kind == "train"]
         scores = sum(task.kind == "score" for task in own)
         if scores:
             lines.append(f"{key.name}: scores of {scores} ensembles")

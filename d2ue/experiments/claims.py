@@ -20,6 +20,7 @@ from d2ue.datasets.types import ABNORMAL, NORMAL
 from d2ue.experiments.tables import BACKBONE_TITLES, CONTROL_GROUP, LEARNERS, WEIGHTS, Cell
 from d2ue.results import RECONSTRUCTION
 from d2ue.significance import (
+    COLUMNS,
     Claim,
     auc_difference,
     describe,
@@ -58,10 +59,8 @@ def verdicts(table: str, cells: Sequence[Cell]) -> pd.DataFrame:
             claims.append(claim) if claim else absent.append(text)
         if claims:
             parts.append(_judged(claims, lambda fraction: 100 * fraction).assign(dataset=name))
-        if absent:
-            parts.append(pd.DataFrame({"claim": absent, "dataset": name, "verdict": "not run"}))
-    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    return frame[["dataset", *(c for c in frame.columns if c != "dataset")]] if parts else frame
+        parts.append(_not_run(absent, name))
+    return _joined(parts, "difference")
 
 
 def central_verdicts(cells: Sequence[Cell]) -> pd.DataFrame:
@@ -78,16 +77,40 @@ def central_verdicts(cells: Sequence[Cell]) -> pd.DataFrame:
     parts = []
     for name in dict.fromkeys(cell.data.name for cell in cells):
         own = {(c.row.label, c.row.group): c for c in cells if c.data.name == name}
-        claims = []
+        claims: list[Claim] = []
+        absent: list[str] = []
         for group in dict.fromkeys(group for _, group in own):
             with_, without = own.get(("Unc+RAR", group)), own.get(("Unc", group))
             if with_ and without and _common(with_, without):
                 claims += list(_central(group, with_, without))
+            elif with_ and without:
+                absent += [text.format(group) for text in _CENTRAL]
         if claims:
             judged = _judged(claims, math.exp).rename(columns={"difference": "factor"})
             parts.append(judged.assign(dataset=name))
+        parts.append(_not_run(absent, name))
+    return _joined(parts, "factor")
+
+
+#: The central claims, of a backbone.
+_CENTRAL = (
+    "{}: RAR keeps the reconstruction error of normals (within 5 %)",
+    "{}: RAR keeps the disagreement on normals (within 5 %)",
+    "{}: RAR raises the disagreement on anomalies",
+    "{}: RAR raises the disagreement on anomalies more than on normals",
+)
+
+
+def _not_run(claims: Sequence[str], dataset: str) -> pd.DataFrame:
+    return pd.DataFrame({"claim": claims, "dataset": dataset, "verdict": "not run"})
+
+
+def _joined(parts: Sequence[pd.DataFrame], value: str) -> pd.DataFrame:
+    """Verdicts of all data sets; the same columns also where nothing was run."""
+    columns = ["dataset", *(value if column == "difference" else column for column in COLUMNS)]
+    parts = [part for part in parts if len(part)]
     frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    return frame[["dataset", *(c for c in frame.columns if c != "dataset")]] if parts else frame
+    return frame.reindex(columns=columns)
 
 
 def _judged(claims: Sequence[Claim], show: Callable[[float], float]) -> pd.DataFrame:
@@ -96,7 +119,7 @@ def _judged(claims: Sequence[Claim], show: Callable[[float], float]) -> pd.DataF
     for column in ("difference", "low", "high"):
         judged[column] = judged[column].map(show)
     judged["per_seed"] = [
-        " ".join(f"{show(value):.4g}" for value in claim.estimate.per_seed) for claim in claims
+        " ".join(f"{show(value):.6g}" for value in claim.estimate.per_seed) for claim in claims
     ]
     # One seed agrees with itself: it decides nothing, whatever its images say.
     judged.loc[judged["n_seeds"] < 2, "verdict"] = "cannot tell"
@@ -114,11 +137,12 @@ def _central(group: str, with_: Cell, without: Cell) -> Iterable[Claim]:
     def values(cell: Cell, method: str, which: np.ndarray) -> np.ndarray:
         return cell.scores(method, seeds)[:, which]
 
+    texts = [text.format(group) for text in _CENTRAL]
     margin = math.log(KEPT_WITHIN)
     clusters = with_.clusters
     of_normal, of_abnormal = (None if clusters is None else clusters[k] for k in (normal, abnormal))
     yield Claim(
-        f"{group}: RAR keeps the reconstruction error of normals (within 5 %)",
+        texts[0],
         log_ratio(
             values(with_, RECONSTRUCTION, normal),
             values(without, RECONSTRUCTION, normal),
@@ -128,7 +152,7 @@ def _central(group: str, with_: Cell, without: Cell) -> Iterable[Claim]:
         margin,
     )
     yield Claim(
-        f"{group}: RAR keeps the disagreement on normals (within 5 %)",
+        texts[1],
         log_ratio(
             values(with_, "output", normal),
             values(without, "output", normal),
@@ -138,7 +162,7 @@ def _central(group: str, with_: Cell, without: Cell) -> Iterable[Claim]:
         margin,
     )
     yield Claim(
-        f"{group}: RAR raises the disagreement on anomalies",
+        texts[2],
         log_ratio(
             values(with_, "output", abnormal),
             values(without, "output", abnormal),
@@ -148,7 +172,7 @@ def _central(group: str, with_: Cell, without: Cell) -> Iterable[Claim]:
         None,
     )
     yield Claim(
-        f"{group}: RAR raises the disagreement on anomalies more than on normals",
+        texts[3],
         ratio_of_ratios(
             values(with_, "output", abnormal),
             values(with_, "output", normal),

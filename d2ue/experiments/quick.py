@@ -190,6 +190,7 @@ def save_results(
     parameters: Mapping[str, Any],
     tables: Mapping[str, pd.DataFrame],
     figures: Mapping[str, Any],
+    about: str = "",
 ) -> Path:
     """Write what a notebook used and found: JSON, CSV and PNG files in one folder.
 
@@ -198,6 +199,7 @@ def save_results(
         parameters: plain values; versions of the software are added.
         tables: by file name without ending.
         figures: matplotlib figures by file name without ending.
+        about: what they are of and where they come from, kept in the PNG files as "Description".
 
     Returns:
         The folder.
@@ -209,7 +211,8 @@ def save_results(
     try:
         target.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
-            figure.savefig(target / f"{name}.png", dpi=110)
+            described = {"Description": about} if about else {}
+            figure.savefig(target / f"{name}.png", dpi=110, metadata=described)
     except OSError as error:
         raise InputError(f"{target} cannot be written to ({error.strerror}).") from error
     for name, table in tables.items():

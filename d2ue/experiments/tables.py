@@ -87,11 +87,16 @@ def rows(table: str, base: TrainConfig | None = None, backbones: Sequence[str] =
             have none, and stay.
 
     Raises:
-        InputError: if the table is unknown, or has no row of these backbones.
+        InputError: if the table or a backbone is unknown, or the table has no row of them.
     """
     if table not in _ROWS:
         raise InputError(f"There is no table {table!r}: take one of {', '.join(_ROWS)}.")
     found = _ROWS[table](base or TrainConfig())
+    unknown = [name for name in backbones if name not in BACKBONE_TITLES]
+    if unknown:
+        raise InputError(
+            f"There is no backbone {', '.join(unknown)}: take some of {', '.join(BACKBONE_TITLES)}."
+        )
     if backbones:
         found = [r for r in found if r.deterministic or r.config.backbone in backbones]
     if not found:
@@ -333,7 +338,7 @@ def long_table(cells: Sequence[Cell]) -> pd.DataFrame:
         independence (whether clusters of near duplicates are respected), note (of controls:
         "deterministic", "no known direction"), AP, AP_std, prevalence, paper_AUC, AUC_difference,
         paper_AP, AP_difference, code_AUC (what the released code itself gave, once), and the AUC of
-        each seed as text; percent; empty where there is nothing.
+        each seed as text; percent; empty where there is nothing. attrs["about"]: as `about`.
     """
     lines = []
     for cell in cells:
@@ -380,6 +385,7 @@ def long_table(cells: Sequence[Cell]) -> pd.DataFrame:
         "AP_difference code_AUC AUC_by_seed"
     )
     frame = pd.DataFrame(lines).reindex(columns=columns.split())
+    frame.attrs["about"] = about(cells)
     for metric in ("AUC", "AP"):
         frame[f"{metric}_difference"] = frame[metric] - frame[f"paper_{metric}"]
     return frame
@@ -512,7 +518,7 @@ def differences(frame: pd.DataFrame) -> list[str]:
             what = ", ".join(text for text in (line["group"], line["row"]) if text)
             sentences.append(
                 f"{_title(line['dataset'])}, {what}: {line['AUC']:.1f} ({line['AUC_low']:.1f} to "
-                f"{line['AUC_high']:.1f}, {line['interval']}, n = {line['n_seeds']} seeds) where "
+                f"{line['AUC_high']:.1f}, {line['interval']}, n = {line['n_seeds']}) where "
                 f"the paper has {line['paper_AUC']:.1f}: {line['AUC_difference']:+.1f}."
             )
     return sentences
@@ -535,7 +541,29 @@ def about(cells: Sequence[Cell]) -> list[str]:
             f"{own[0].independence}."
             + (f" Not the paper's numbers: {', '.join(apart)}." if apart else "")
         )
-    return sentences
+    return sentences + _elsewhere(cells) + _contradictions(cells)
+
+
+def _elsewhere(cells: Sequence[Cell]) -> list[str]:
+    """That the paper has this table, but not on those of its data sets that are here."""
+    titles = {paper_title(cell.data.name) for cell in cells} & set(paper.DATASETS)
+    published = dict.fromkeys(
+        name for cell in cells for name in cell.row.published if name in paper.DATASETS
+    )
+    if not published or not titles or titles & published.keys():
+        return []
+    return [f"The paper has this table on {', '.join(published)}, not on {', '.join(titles)}."]
+
+
+def _contradictions(cells: Sequence[Cell]) -> list[str]:
+    """What the paper prints of these cells and contradicts itself."""
+    titles = {paper_title(cell.data.name) for cell in cells if cell.row.published}
+    rows = {(cell.row.label, cell.row.group) for cell in cells if cell.row.published}
+    return [
+        f"The paper's table {table}, {', '.join(t for t in (group, row) if t)}, {column}: {what}."
+        for (table, row, group, column), what in paper.CONTRADICTIONS.items()
+        if column in titles and {(row, group), (row, "Unc")} & rows
+    ]
 
 
 def departures(key: DataKey, config: TrainConfig) -> list[str]:
@@ -565,7 +593,7 @@ def show_verdicts(verdicts: pd.DataFrame) -> pd.DataFrame:
         verdicts: as `d2ue.experiments.claims` gives them.
     """
     column = "factor" if "factor" in verdicts else "difference"
-    if column not in verdicts:
+    if column not in verdicts or verdicts.empty:
         return verdicts
     form = "{:.3f}" if column == "factor" else "{:+.1f}"
 
@@ -584,7 +612,7 @@ def show_verdicts(verdicts: pd.DataFrame) -> pd.DataFrame:
             "claim": verdicts["claim"],
             ("factor" if column == "factor" else "difference in AUC")
             + " (95 % interval)": verdicts.apply(interval, axis=1),
-            "by seed": verdicts["per_seed"].fillna("").map(by_seed),
+            "by seed": verdicts["per_seed"].astype(object).fillna("").map(by_seed),
             "p (Holm)": verdicts["p_holm"].map(lambda p: "" if np.isnan(p) else f"{p:.2g}"),
             "verdict": verdicts["verdict"],
         }

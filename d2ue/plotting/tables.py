@@ -57,6 +57,8 @@ def table_dots(frame: pd.DataFrame, title: str = "") -> Figure:
     """
     shown_rows = (frame["n_seeds"] > 0) | frame["paper_AUC"].notna()
     frame = frame[shown_rows.groupby([frame["group"], frame["row"]]).transform("any")]
+    if frame.empty:
+        return _nothing(title)
     names = list(dict.fromkeys(frame["dataset"]))
     lines = list(dict.fromkeys(zip(frame["group"], frame["row"], strict=True)))
     with plt.rc_context(FONT):
@@ -92,6 +94,16 @@ def table_dots(frame: pd.DataFrame, title: str = "") -> Figure:
     return figure
 
 
+def _nothing(title: str) -> Figure:
+    """The picture of what was not run: says so."""
+    with plt.rc_context(FONT):
+        figure, axes = axes_grid(1, 1, (6, 1.5))
+        axes[0, 0].text(0.5, 0.5, "not run", ha="center", va="center")
+        axes[0, 0].set_axis_off()
+        axes[0, 0].set_title(title)
+    return figure
+
+
 def _dots(axis: Axes, y: int, line: pd.Series) -> None:
     if line["n_seeds"]:
         values = [float(text.split(":")[1]) for text in line["AUC_by_seed"].split()]
@@ -114,6 +126,8 @@ def verdict_intervals(verdicts: pd.DataFrame) -> Figure:
             "difference" (AUC points) around 0.
     """
     run = verdicts[verdicts["verdict"] != "not run"]
+    if run.empty:
+        return _nothing(", ".join(verdicts["dataset"].unique()))
     column = "factor" if "factor" in run else "difference"
     many = run["dataset"].nunique() > 1
     with plt.rc_context(FONT):
