@@ -431,7 +431,7 @@ def reproduce(
     failed = []
     if report.failed:
         failed = [
-            f"{len(report.failed)} trainings or scorings failed",
+            f"{len(report.failed)} of the trainings and scorings failed",
             f"{len(report.skipped)} that need them were not run",
         ]
     if stopped:

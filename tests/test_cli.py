@@ -468,6 +468,12 @@ def test_options_that_would_go_unheeded_are_refused(capsys):
         (("--precision", "half"), "half"),
         (("--precision", "tf32", "--device", "cpu"), "tf32 is for CUDA"),
         (("--dataset", "rsna"), "--data"),
+        (("--backbones", "ae,meame"), "no backbone meame"),
+        (("-p", "nonsense=1"), "no parameter 'nonsense'"),
+        (("-p", "seeds=3"), "-p seeds would be set after the training"),
+        (("--store", "a,b"), "comma"),
+        (("--out", __file__), "is a file"),
+        (("--scores", "a.zip"), "--store is for what is trained"),
     ],
 )
 def test_tables_refuse_what_cannot_be_run(capsys, tmp_path, options, about):
@@ -527,6 +533,28 @@ def test_a_table_from_images_to_page_and_again_from_its_export(capsys, bench_fol
     assert code == 0, err
     for name in ("table1.csv", "table1.md", "table1_verdicts.csv"):
         assert (tmp_path / "drawn" / name).read_bytes() == (out / name).read_bytes()
+    assert_refused(capsys, *drawn, "--dry-run", about="--dry-run is for what is trained")
+    assert_refused(
+        capsys, "export", store, "--out", tmp_path / "x.zip", "--dataset", "drawn",
+        "--dataset", "nosuch", about="no results of nosuch",
+    )  # fmt: skip
+    assert "imported" not in (store / "journal.txt").read_text()
+
+    # A learner is damaged, the scores are lost: what does not need it is done, and drawn.
+    shutil.rmtree(store / "scores")
+    (damaged,) = [
+        path.parent
+        for path in store.glob("learners/*/learner.json")
+        if '"backbone": "memae"' in path.read_text()
+    ]
+    (damaged / "weights.safetensors").write_bytes(b"")
+    code, said, err = run(capsys, *arguments, "--jobs", "1", "--out", tmp_path / "less")
+    assert code == 2 and "failed: drawn: scores of 1 learner of memae, seed 1: " in err
+    assert "1 of the trainings and scorings failed, 0 that need them were not run" in err
+    with open(tmp_path / "less" / "table1.csv") as file:
+        assert [line["n_seeds"] for line in csv.DictReader(file)] == ["1", "0", *"1111"]
+    failed = json.loads((tmp_path / "less" / "parameters.json").read_text())["parameters"]["failed"]
+    assert list(failed) == ["drawn: scores of 1 learner of memae, seed 1"]
 
 
 def clusters_of(names):
