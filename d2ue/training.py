@@ -246,12 +246,18 @@ def train_learners(
 
     launch = captured(step, changed, device) if on_gpu and capture else step
     steps = n // batch_size
+
+    def orders(epoch: int) -> Tensor:
+        return torch.stack([shuffle(n, task.stream, epoch) for task in tasks])
+
+    following = orders(len(history))
     for epoch in range(len(history), config.epochs):
-        order = torch.stack([shuffle(n, task.stream, epoch) for task in tasks]).to(device)
+        order = following.to(device)
         sums.zero_()
         for i in range(steps):
             index.copy_(order[:, i * batch_size : (i + 1) * batch_size])
             launch()
+        following = orders(epoch + 1)  # while a GPU is still at work
         loss, similarity = (sums / steps).tolist()  # the one look at the device in an epoch
         history.append({"loss": loss, "similarity": similarity})
         if on_epoch:
@@ -300,10 +306,12 @@ class _Objective:
         if self.seniors is None or output.feature is None:
             return l_orig, torch.zeros_like(l_orig)
         p = self.seniors[rows, :, index].transpose(1, 2)  # [R, B, n-1, d] -> [R, n-1, B, d]
+        if len(self.metrics) == 1:  # nothing is picked out, and so nothing copied
+            return l_orig, repulsion_loss(p, output.feature, self.metrics[0][0])
         l_sim = torch.zeros_like(l_orig)
         for metric, which in self.metrics:
             value = repulsion_loss(p[which], output.feature[which], metric)
-            l_sim = l_sim.index_copy(0, which, value.to(l_sim.dtype))
+            l_sim = l_sim.index_copy(0, which, value)
         return l_orig, l_sim
 
 
