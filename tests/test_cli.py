@@ -533,6 +533,10 @@ def test_a_table_from_images_to_page_and_again_from_its_export(capsys, bench_fol
     assert code == 0, err
     for name in ("table1.csv", "table1.md", "table1_verdicts.csv"):
         assert (tmp_path / "drawn" / name).read_bytes() == (out / name).read_bytes()
+    more = ("--out", tmp_path / "none", "--clusters", tmp_path / "no.csv")
+    code, _, err = run(capsys, *drawn, *more)
+    assert code == 2 and "failed: table1: 11_table1.ipynb stopped in cell" in err
+    assert "1 of 1 pages stopped" in err
     assert_refused(capsys, *drawn, "--dry-run", about="--dry-run is for what is trained")
     assert_refused(
         capsys, "export", store, "--out", tmp_path / "x.zip", "--dataset", "drawn",
