@@ -98,10 +98,11 @@ verdicts = ex.verdicts("table3", cells["table3"])
 display(Markdown(ex.markdown(ex.show_verdicts(verdicts))))
 
 # %% [markdown]
-# **Seen in the committed run** (Brain MRI, two or three seeds): the paper's ranking is not to be seen. One step of it is decided, and the other way round: cosine is below Manhattan. By Unc, Euclidean and Manhattan give what no repulsion gives, within half a point in every seed: in our reading of a distance hardly any gradient is left to push with ([02_redundancy](02_redundancy.ipynb)). CKA has the highest mean and a spread over its seeds that is wider than the whole column without debiased CKA, which is lowest by both scores. By DSU no similarity raises AUC over none by a whole point in any seed.
+# **Seen in the committed run** (Brain MRI, three seeds): the paper's ranking is not to be seen. One step of it is decided, and the other way round: cosine is below Manhattan. By Unc, Euclidean and Manhattan give what no repulsion gives, within 1.2 points in every seed: in our reading of a distance hardly any gradient is left to push with ([02_redundancy](02_redundancy.ipynb)). CKA has the highest mean and a spread over its seeds that is wider than the whole column without debiased CKA; that one is lowest by both scores, 8 points or more below none in every seed. By DSU no similarity raises AUC over none by a whole point in any seed.
 
 # %%
-if results.endswith("figures/scores/brain-mri.zip") and (seeds, epochs) == ("3", 250):
+committed = results.endswith("figures/scores/brain-mri.zip") and (seeds, epochs) == ("3", 250)
+if committed and (table["n_seeds"] == 3).all():
     judged = verdicts.set_index("claim")["verdict"]
     assert judged["cosine > manhattan"].startswith("does not hold")
     assert judged.drop("cosine > manhattan").str.startswith("cannot tell").all()
@@ -110,7 +111,8 @@ if results.endswith("figures/scores/brain-mri.zip") and (seeds, epochs) == ("3",
     assert mean["DSU"].idxmin() == "debiased-cka"
     gains = ex.seed_gains(table, over="none")
     assert gains["DSU"].max() < 1
-    assert gains["Unc"][["euclidean", "manhattan"]].abs().max() < 0.5
+    assert gains["Unc"][["euclidean", "manhattan"]].abs().max() < 1.2
+    assert max(gains[score]["debiased-cka"].max() for score in ("Unc", "DSU")) < -8
 
 # %%
 ex.save_tables(
