@@ -77,6 +77,38 @@ def test_both_splits_are_those_of_the_scores_and_clusters():
             assert verdicts[f"verdict_{split}"].tolist() == found[f"verdict_{split}"].tolist()
 
 
+def table(folder, name):
+    return pd.read_csv(FIGURES / folder / f"{name}.csv", index_col=0)
+
+
+def test_the_summary_says_what_the_tables_say():
+    text = (FIGURES / "README.md").read_text()
+    said = next(line for line in text.splitlines() if line.startswith("What they say in short."))
+    claims = table("brain-mri/table2", "table2_verdicts").set_index("claim")["verdict"]
+    assert "DSU raises AUC over Unc for all three backbones" in said
+    assert "that repulsion does cannot be told for any" in said
+    for backbone in ("AE", "MemAE", "AEU"):
+        assert claims[f"{backbone}: DSU raises AUC over Unc"].startswith("holds")
+        assert claims[f"{backbone}: RAR raises AUC over Unc"].startswith("cannot tell")
+    assert "the ranking of Table 3 is not to be seen" in said
+    assert not table("brain-mri/table3", "table3_verdicts")["verdict"].str.startswith("holds").any()
+
+    assert "in the decoder gives higher AUC of DSU than in the encoder" in said
+    layers = table("brain-mri/ablations", "layer").set_index(["group", "row"])["AUC"]["DSU, cka"]
+    assert layers[["de1", "de2", "de3", "de4"]].min() > layers[["en1", "en2", "en3", "en4"]].max()
+    assert "no layer or weight gives a point more than no repulsion" in said
+    weights = table("brain-mri/ablations", "lambda").set_index(["group", "row"])["AUC"]["DSU"]
+    assert max(layers.max(), weights.max()) < weights["λ = 0"] + 1
+
+    chest = table("kermany-cxr/table2", "table2").set_index(["group", "row"])["AUC"]
+    sharp = table("kermany-cxr/table2", "controls").set_index("row")["AUC"]["sharpness"]
+    for backbone in ("AE", "AEU"):
+        unc, dsu, rar = (chest[backbone, row] for row in ("Unc", "Unc+DSU", "Unc+RAR"))
+        assert f"by {unc - dsu:.1f} for {backbone} (from {unc:.1f})" in said
+        assert f"{rar - unc:+.1f}" in said
+    assert f"({100 - sharp:.1f} one way round) as the best row ({chest.max():.1f})" in said
+
+
 def test_pictures_are_small_enough_to_keep():
     assert EXPORTS
     for path in FIGURES.rglob("*.png"):

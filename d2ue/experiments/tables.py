@@ -532,7 +532,7 @@ def about(cells: Sequence[Cell]) -> list[str]:
         own = [cell for cell in cells if cell.data == key]
         counts = [len(cell.records) for cell in own if not cell.row.deterministic]
         run = sum(bool(cell.records) for cell in own)
-        seeds = f", on {_range(counts)} seeds" if counts else ""
+        seeds = f", on {_range(counts)} seed{'s' * (max(counts) != 1)}" if counts else ""
         apart = departures(key, own[0].row.config)
         sentences.append(
             f"{key.name}: trained on {key.n_train} normal images; tested on {key.n_normal} normal "
