@@ -284,3 +284,14 @@ def test_flipped_bytes_of_an_export_are_noticed_or_do_not_matter(made, tmp_path)
         for name in read:
             same(read[name], wanted[name])
     assert noticed > 100
+
+
+@pytest.mark.parametrize(("normal", "abnormal"), [(1, 3), (3, 1), (0, 3)])
+def test_one_test_image_of_a_class_is_refused_before_anything_is_trained(
+    draw_images, refused, normal, abnormal
+):
+    labels = np.repeat([0, 1], [normal, abnormal]).astype(np.int8)
+    test = ImageSet(draw_images(len(labels)), tuple(map(str, range(len(labels)))), labels)
+    train = ImageSet(draw_images(8, seed=1), tuple(map(str, range(8))))
+    with refused(f"{normal} normal and {abnormal} abnormal", "at least two of each"):
+        DataKey.of(Dataset("waves", train, test))
