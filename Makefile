@@ -50,9 +50,10 @@ bench: setup
 	$(python) tests/benchmarks/changes.py figures/speed/changes.csv
 	$(python) -m pytest tests/benchmarks/bench_steps.py -o "python_functions=bench_*" --benchmark-columns=min,median,max,rounds
 
-# Files side by side, as many as there are cores (four at most: a notebook takes a gigabyte), each on one thread.
+# Files side by side, as many as there are cores (four at most: a notebook takes a gigabyte), each on one thread;
+# notebooks first, since they take longest and have few tests, by which files would be put in order.
 test: lint
-	OMP_NUM_THREADS=1 $(python) -m pytest -n auto --maxprocesses 4 --dist loadfile -p tests.notebook_memory --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
+	OMP_NUM_THREADS=1 $(python) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -p tests.notebook_memory --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks tests
 
 lint: setup
 	$(python) -m ruff check

@@ -24,7 +24,7 @@ from PIL import Image
 
 from d2ue.cli import main
 from d2ue.datasets import BUILT_IN, SOURCES, download, find_folder, load_named, paper_title
-from d2ue.datasets.registry import RECORD, check_name, overview
+from d2ue.datasets.registry import RECORD, check_name, find_below, overview
 from d2ue.errors import D2UEError, InputError
 from d2ue.paper import DATASETS
 
@@ -447,6 +447,24 @@ def test_two_at_once_fetch_one_archive(zenodo, tmp_path):
         found = list(pool.map(lambda _: fetch(zenodo, tmp_path), range(4)))
     assert found == [tmp_path / "lag"] * 4
     assert len(zenodo.downloads) == 1 and listing(tmp_path) == WHOLE
+
+
+def test_a_set_that_comes_between_two_looks_is_found(zenodo, tmp_path, monkeypatch):
+    """Seen once: another process's rename fell between looking for the set and for its name."""
+    fetch(zenodo, tmp_path / "elsewhere")
+    target, looks = tmp_path / "here" / "lag", []
+    target.parent.mkdir()
+
+    def look(names, folder):
+        found = find_below(names, folder)
+        if not looks:
+            (tmp_path / "elsewhere" / "lag").rename(target)
+        looks.append(found)
+        return found
+
+    monkeypatch.setattr("d2ue.datasets.download.find_below", look)
+    assert fetch(zenodo, target.parent) == target
+    assert looks == [None, target] and len(zenodo.downloads) == 1
 
 
 # --------------------------------------------------------------------------- names

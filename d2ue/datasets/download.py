@@ -117,6 +117,9 @@ def _there_already(source: Source, folder: Path) -> Path | None:
     with _writing(folder):
         empty = target.is_dir() and not target.is_symlink() and not os.listdir(target)
     if os.path.lexists(target) and not empty:
+        # Another process may have put the set there since the look above.
+        if found := find_below(source.folders, folder):
+            return found
         raise InputError(f"{show(target)} is there, but has no data.json: move it away first.")
     return None
 
