@@ -462,7 +462,8 @@ def test_a_set_that_comes_between_two_looks_is_found(zenodo, tmp_path, monkeypat
         looks.append(found)
         return found
 
-    monkeypatch.setattr("d2ue.datasets.download.find_below", look)
+    module = sys.modules["d2ue.datasets.download"]  # the package has the function of that name
+    monkeypatch.setattr(module, "find_below", look)
     assert fetch(zenodo, target.parent) == target
     assert looks == [None, target] and len(zenodo.downloads) == 1
 
