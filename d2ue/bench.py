@@ -308,7 +308,7 @@ def cases(device: str = "cpu", images: int = 500, epochs: int = 10) -> Iterable[
     """What `d2ue bench` measures, both sides of each after one another.
 
     Few epochs are unfair to ours: features of seniors are computed once however many follow. On a
-    GPU, where a step is captured first and takes a hundredth of the time, there are ten times more.
+    GPU, where a step is captured first, there are ten times more.
     """
     on_gpu = device.startswith("cuda")
     short = 1

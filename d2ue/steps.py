@@ -19,7 +19,7 @@ from d2ue.backbones import Autoencoder
 from d2ue.config import TrainConfig
 from d2ue.errors import InputError
 
-#: Learners that train side by side at most: what is kept on the way takes 52 MB a learner on disk.
+#: Learners that train side by side at most: what is kept on the way takes 54 MB a learner on disk.
 MOST_REPLICAS = 64
 #: How much of a GPU's memory replicas may take: a captured graph has its memory for itself, beside
 #: what the steps before it, run to warm up, leave cached.

@@ -111,15 +111,14 @@ def _there_already(source: Source, folder: Path) -> Path | None:
     if not os.path.lexists(folder):
         return None
     _existing_folder(folder)
-    if found := find_below(source.folders, folder):
-        return found
+    # The name is looked at before the set: one that another process puts there in between is found.
     target = folder / source.name
     with _writing(folder):
         empty = target.is_dir() and not target.is_symlink() and not os.listdir(target)
-    if os.path.lexists(target) and not empty:
-        # Another process may have put the set there since the look above.
-        if found := find_below(source.folders, folder):
-            return found
+    is_taken = os.path.lexists(target) and not empty
+    if found := find_below(source.folders, folder):
+        return found
+    if is_taken:
         raise InputError(f"{show(target)} is there, but has no data.json: move it away first.")
     return None
 
