@@ -617,25 +617,30 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _only_for_tables(context: typer.Context, name: str) -> None:
     """Refuse options that would go unheeded."""
-    heeded = {"name", "data", "out", "parameter"}
-    for option in context.params.keys() - heeded:
-        source = context.get_parameter_source(option)
-        if source is not None and source.name == "COMMANDLINE":
-            raise InputError(
-                f"--{option.replace('_', '-')} is for the tables; {name} takes its settings as "
-                "-p NAME=VALUE."
-            )
+    for option in _typed(context) - {"name", "data", "out", "parameter"}:
+        raise InputError(
+            f"{_spelled(option)} is for the tables; {name} takes its settings as -p NAME=VALUE."
+        )
 
 
 def _only_to_train(context: typer.Context) -> None:
     """Refuse options of training where results are only drawn."""
-    for option in ("data", "n_train", "n_test", "jobs", "store", "dry_run"):
-        source = context.get_parameter_source(option)
-        if source is not None and source.name == "COMMANDLINE":
-            raise InputError(
-                f"--{option.replace('_', '-')} is for what is trained, and --scores only draws "
-                "what is there: leave one of them out."
-            )
+    training = {"data", "n_train", "n_test", "jobs", "store", "dry_run"}
+    for option in sorted(_typed(context) & training):
+        raise InputError(
+            f"{_spelled(option)} is for what is trained, and --scores only draws what is there: "
+            "leave one of them out."
+        )
+
+
+def _typed(context: typer.Context) -> set[str]:
+    """The parameters that were given on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, s in sources.items() if s is not None and s.name == "COMMANDLINE"}
+
+
+def _spelled(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
 
 
 def _jobs(text: str) -> int:

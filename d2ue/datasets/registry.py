@@ -15,6 +15,7 @@ from d2ue.datasets.folder import DATA_JSON, _existing_folder, find_listing, load
 from d2ue.datasets.phantom import phantom
 from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset
 from d2ue.errors import InputError
+from d2ue.paper import DATASETS
 
 #: Names that stand for a built-in set where a folder could stand, and its kind.
 BUILT_IN = {"phantom": "head", "phantom-chest": "chest"}
@@ -141,6 +142,15 @@ def paper_title(name: str) -> str:
     """
     name = check_name(name)
     return SOURCES[name].title if name in SOURCES else name
+
+
+def marked(name: str) -> str:
+    """The name of a data set, with a mark where the paper's tables have no column for it.
+
+    Raises:
+        InputError: if it is not a name of a data set.
+    """
+    return name if paper_title(name) in DATASETS else f"{name} (not in the paper)"
 
 
 def check_name(name: str) -> str:

@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -27,11 +28,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from d2ue import paper
 from d2ue.clusters import read_clusters
 from d2ue.config import TrainConfig
 from d2ue.datasets import BUILT_IN
-from d2ue.datasets.registry import load_named, paper_title
+from d2ue.datasets.registry import load_named, marked
 from d2ue.datasets.types import Dataset
 from d2ue.ensemble import join, resolve_device
 from d2ue.errors import D2UEError, InputError
@@ -326,11 +326,18 @@ def _run_on_device(found: Plan, store: Store, device: str, report: Report, bar: 
     for position, dataset in enumerate(found.datasets):
         own = [task for task in found.tasks.values() if task.data == position]
         configs = [task.config for task in own if task.kind == "score" and task.needs]
-        # One that fails does not keep the others' learners from the store; it fails again below,
-        # alone, with its own sentence.
-        with contextlib.suppress(Exception):
+        try:
             train_into(
                 store, configs, dataset.train, device=device, progress=False, report=bar.update
+            )
+        except D2UEError:
+            pass  # the others' learners are in the store; this one fails again below, by itself
+        except Exception as error:
+            warnings.warn(
+                f"Training learners of {dataset.name} side by side stopped ({_sentence(error)}); "
+                "the rest are trained one by one, which is slower.",
+                RuntimeWarning,
+                stacklevel=2,
             )
         for task in own:
             if task.kind == "train" and store.has(task.name):
@@ -660,10 +667,7 @@ class Settings:
     @property
     def titles(self) -> str:
         """The data sets, and whether the paper has them: `kermany-cxr (not in the paper)`."""
-        paper_has = {name: paper_title(name) in paper.DATASETS for name in self.names}
-        return ", ".join(
-            n if known else f"{n} (not in the paper)" for n, known in paper_has.items()
-        )
+        return ", ".join(map(marked, self.names))
 
     def __str__(self) -> str:
         """For the head of a picture: `brain-mri, 250 epochs, seeds 1, 2, 3`."""

@@ -30,7 +30,7 @@ from d2ue import paper
 from d2ue.clusters import check_clusters, independence
 from d2ue.config import TrainConfig, layer_names
 from d2ue.controls import IMAGE_CONTROLS
-from d2ue.datasets.registry import SOURCES, paper_title
+from d2ue.datasets.registry import SOURCES, marked, paper_title
 from d2ue.errors import InputError
 from d2ue.evaluation import auc, average_precision
 from d2ue.results import DataKey, Record, record_name
@@ -432,7 +432,7 @@ def layout(frame: pd.DataFrame, metrics: Sequence[str] = ("AUC",)) -> pd.DataFra
 
 def _title(name: str) -> str:
     title = paper_title(name)
-    return title if title in paper.DATASETS else f"{name} (not in the paper)"
+    return title if title in paper.DATASETS else marked(name)
 
 
 def _texts(own: pd.DataFrame, metric: str) -> pd.Series:

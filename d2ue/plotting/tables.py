@@ -11,6 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from d2ue.datasets.registry import marked
 from d2ue.plotting.style import (
     ABNORMAL_COLOUR,
     FONT,
@@ -127,7 +128,7 @@ def verdict_intervals(verdicts: pd.DataFrame) -> Figure:
     """
     run = verdicts[verdicts["verdict"] != "not run"]
     if run.empty:
-        return _nothing(", ".join(verdicts["dataset"].unique()))
+        return _nothing(_names(verdicts))
     column = "factor" if "factor" in run else "difference"
     many = run["dataset"].nunique() > 1
     with plt.rc_context(FONT):
@@ -169,7 +170,11 @@ def _whose(verdicts: pd.DataFrame) -> str:
     counts = sorted({len(text.split()) for text in verdicts["per_seed"]})
     span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     seeds = f"{span} {'seed' if counts == [1] else 'seeds'}"
-    return f"{', '.join(verdicts['dataset'].unique())}: 95 % intervals, {seeds}"
+    return f"{_names(verdicts)}: 95 % intervals, {seeds}"
+
+
+def _names(verdicts: pd.DataFrame) -> str:
+    return ", ".join(map(marked, verdicts["dataset"].unique()))
 
 
 def published_against_cleaned(frame: pd.DataFrame, title: str = "") -> Figure:
