@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -327,11 +328,9 @@ def reproduce(
     from d2ue.experiments.tables import TABLES, departures
     from d2ue.reproduce import (
         check_papermill,
-        check_parameters,
         find_notebook,
         notebook_parameters,
         parse_assignments,
-        run_notebook,
     )
 
     given = parse_assignments(parameter or [])
@@ -343,8 +342,7 @@ def reproduce(
             given["data"] = data if data in BUILT_IN else str(Path(data).resolve())
         if "progress" in notebook_parameters(source):
             given = {"progress": "true", **given}
-        target = run_notebook(source, out or Path("results") / name, given)
-        typer.echo(f"{target}: open it with 'jupyter lab'; its pictures and tables lie beside it.")
+        _run_page(source, out or Path("results") / name, given)
         return
     if scores is not None:
         _only_to_train(context)
@@ -376,19 +374,8 @@ def reproduce(
     notebooks = TABLE_NOTEBOOKS if name == "all" else (name,)
     folder = out or Path("results") / name
     folders = {each: folder / each if name == "all" else folder for each in notebooks}
-    # What can be refused is refused before hours of training.
     sources = {each: find_notebook(each) for each in notebooks}
-    for each, source in sources.items():
-        check_parameters(source, given)
-        with reading(folders[each]):
-            is_taken = any(p.is_file() for p in (folders[each], *folders[each].parents))
-        if is_taken:
-            raise InputError(f"{folders[each]} is a file, or lies under one: give --out a folder.")
-    for key in given.keys() - {"progress"}:
-        raise InputError(
-            f"-p {key} would be set after the training that it is about: the tables have options, "
-            "see 'd2ue reproduce --help'."
-        )
+    _check_pages(sources, folders, given)
     if not dry_run:
         check_papermill()
     report = batch.Report()
@@ -422,12 +409,10 @@ def reproduce(
         # All that can be trained is trained, so the page only reads: what failed is not tried anew.
         values = {**settings.as_parameters(each), "device": device, "jobs": -1, **given}
         try:
-            target = run_notebook(source, folders[each], values)
+            _run_page(source, folders[each], values)
         except D2UEError as error:
             stopped += 1
             typer.echo(f"failed: {each}: {error}", err=True)
-            continue
-        typer.echo(f"{target}: open it with 'jupyter lab'; its pictures and tables lie beside it.")
     failed = []
     if report.failed:
         failed = [
@@ -613,6 +598,32 @@ def main(arguments: list[str] | None = None) -> None:
     if code == INTERRUPTED:  # which is also what typer makes of Ctrl-C
         _stop("interrupted; the same command goes on from the last state kept.", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _check_pages(
+    sources: Mapping[str, Path], folders: Mapping[str, Path], given: Mapping[str, str]
+) -> None:
+    """Refuse before hours of training what the pages of tables would refuse after them."""
+    from d2ue.reproduce import check_parameters
+
+    for each, source in sources.items():
+        check_parameters(source, given)
+        with reading(folders[each]):
+            is_taken = any(p.is_file() for p in (folders[each], *folders[each].parents))
+        if is_taken:
+            raise InputError(f"{folders[each]} is a file, or lies under one: give --out a folder.")
+    for key in given.keys() - {"progress"}:
+        raise InputError(
+            f"-p {key} would be set after the training that it is about: the tables have options, "
+            "see 'd2ue reproduce --help'."
+        )
+
+
+def _run_page(source: Path, folder: Path, values: Mapping[str, Any]) -> None:
+    from d2ue.reproduce import run_notebook
+
+    target = run_notebook(source, folder, values)
+    typer.echo(f"{target}: open it with 'jupyter lab'; its pictures and tables lie beside it.")
 
 
 def _only_for_tables(context: typer.Context, name: str) -> None:
