@@ -184,4 +184,4 @@ ex.save_tables(
 )
 
 # %% [markdown]
-# **Next:** [Table 3](13_table3.ipynb) asks whether the similarity that repels matters. Try `--backbones aeu`, or your own images: `d2ue reproduce table2 --dataset my-scans --data FOLDER`.
+# **Next:** [Table 3](13_table3.ipynb) asks whether the similarity that repels matters. Try `d2ue reproduce table2 --backbones aeu --epochs 20` on the phantoms, or your own images: `d2ue reproduce table2 --dataset my-scans --data FOLDER`.

@@ -146,7 +146,7 @@ def verdict_intervals(verdicts: pd.DataFrame) -> Figure:
         ]
         axis.set_yticks(range(len(run)), names)
         axis.set_ylim(len(run) - 0.5, -0.5)
-        axis.set_title(_whose(run))
+        axis.set_title(_whose(run), loc="right")  # long claims leave no room right of the axis
         if column == "factor":
             axis.axvline(1, color="0.6", linewidth=1)
             axis.set_xlabel("factor: with / without repulsion")
