@@ -573,6 +573,22 @@ def test_two_sets_of_images_of_one_name_are_not_mixed(
         batch.obtain(["table1"], batch.Settings("waves", results=places, base=base))
 
 
+def test_learners_go_one_by_one_where_a_group_stops(
+    undisturbed, base, dataset, tmp_path, monkeypatch
+):
+    """For a reason that is not ours, such as a GPU's library, which no CPU brings about."""
+
+    def stop(*args, **options):
+        raise RuntimeError("CUDNN_STATUS_EXECUTION_FAILED")
+
+    monkeypatch.setattr(batch, "train_into", stop)
+    store, report, bar = Store(tmp_path), batch.Report(), batch.progress_bar(disable=True)
+    plan = batch.plan(table2(base), [dataset], [1], store)
+    with pytest.warns(RuntimeWarning, match=r"waves side by side stopped \(RuntimeError: CUDNN"):
+        batch._run_on_device(plan, store, "cpu", report, bar)
+    assert not report.failed and contents(tmp_path) == contents(undisturbed)
+
+
 def test_of_two_runs_on_one_set_that_with_all_images_is_drawn(
     undisturbed, base, dataset, tmp_path, refused
 ):

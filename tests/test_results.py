@@ -144,6 +144,8 @@ def test_exports_travel(made, tmp_path, weights, equal_tensors):
         assert arrived.has(learner) == weights
         if weights:
             equal_tensors(arrived.get(learner).network, store.get(learner).network)
+            journal = (arrived.folder / "journal.txt").read_text()
+            assert f"{learner} imported" in journal and "trained" not in journal
     assert read_records(tmp_path / "a.zip").keys() == read_records(arrived.folder).keys()
     # and the same again is the same file, from either store
     assert export(arrived, tmp_path / "b.zip", weights=weights) == 2
