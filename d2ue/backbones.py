@@ -253,7 +253,7 @@ class _Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.flatten(0, 1)
-        if _is_narrow(x, self.weight):
+        if _is_narrow(x, self.weight) and not torch.is_autocast_enabled("cpu"):
             return _CpuConv.apply(x, weight)
         return F.conv2d(x, weight, stride=2, padding=1, groups=len(self.weight))
 
@@ -283,8 +283,7 @@ def _is_narrow(x: Tensor, weight: Tensor) -> bool:
     or two, the transposed direction costs as much as a convolution with sixteen: `_spread` is five
     times faster.
     """
-    plain = x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
-    return not plain and len(weight) == 1 and weight.shape[2] <= 2
+    return x.device.type == "cpu" and len(weight) == 1 and weight.shape[2] <= 2
 
 
 def _spread(x: Tensor, weight: Tensor) -> Tensor:
@@ -345,14 +344,16 @@ class _CpuConv(torch.autograd.Function):
 
 
 class _CpuConvTranspose(torch.autograd.Function):
-    """Transposed convolution to an image: `_ConvTranspose` by `_spread`."""
+    """Transposed convolution to an image: `_ConvTranspose` by `_spread`; float32 in autocast."""
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         return _spread(x, weight)
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         gradient = _channels_last(gradient)
@@ -418,8 +419,10 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     These layers hold 95 % of the weights. The plain form costs as much again in backward, because
     a gradient by a transposed weight comes out transposed and is then copied.
     """
-    own = x.device.type == "cpu" and x.dtype == torch.float32
-    if own and not torch.is_autocast_enabled("cpu"):
+    if x.device.type == "cpu" and weight.dtype == torch.float32:
+        if torch.is_autocast_enabled("cpu"):
+            half = torch.get_autocast_dtype("cpu")
+            x, weight, bias = x.to(half), weight.to(half), bias.to(half)
         return _CpuLinear.apply(x, weight, bias)
     return torch.bmm(weight, x.mT).mT + bias.unsqueeze(1)
 

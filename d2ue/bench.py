@@ -35,6 +35,7 @@ from d2ue.progress import bar as progress_bar
 #: Each measure: its unit, whether more is better, and the least (or most) the project aims at.
 TARGETS: dict[str, tuple[str, bool, float | None]] = {
     "fit": ("CPU seconds to fit 3 learners", False, 2.5),
+    "fit, bf16": ("CPU seconds to fit 3 learners, ours in bf16", False, 4.0),
     "fit, wall": ("seconds to fit 3 learners", False, None),
     "score": ("images/s, dual-space uncertainty", True, 10.0),
     "memory": ("MB at most while fitting", False, None),
@@ -234,7 +235,8 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         name = platform.processor() or platform.machine()
     about = {
         "processor": name,
-        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        "vector instructions": torch.backends.cpu.get_cpu_capability()
+        + " with bf16" * has_bf16_instructions(),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
@@ -246,6 +248,14 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     if device.startswith("cuda"):
         about["gpu"] = torch.cuda.get_device_name(device)
     return about
+
+
+def has_bf16_instructions() -> bool:
+    """Whether the processor multiplies bf16 itself; where not, bf16 is emulated and slow."""
+    try:
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    except (AttributeError, RuntimeError):  # neither function is documented
+        return False
 
 
 def floor(device: str = "cpu", threads: int = 0) -> dict[str, float]:
@@ -320,6 +330,8 @@ def cases(device: str = "cpu", images: int = 500, epochs: int = 10) -> Iterable[
             yield Case("fit", "plain", workers=workers, **shared)
             if workers == 0:
                 yield Case("fit", "ours", **shared)
+                if not on_gpu and has_bf16_instructions():
+                    yield Case("fit", "ours", precision="bf16", **shared)
         for side in SIDES:
             n = 100 if side == "plain" else max(100, images // 2)
             yield Case("score", side, images=n, threads=threads, device=device)
@@ -370,10 +382,17 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     for threads in fits.threads.unique():
         some = fits[fits.threads == threads]
         plain = some[some.side == "plain"]
-        ours = some[(some.side == "ours") & (some.precision == "float32")]
-        for measure, column in (("fit", "cpu_s"), ("fit, wall", "wall_s"), ("memory", "peak_mb")):
-            best = plain.groupby("workers")[column].median().idxmin()
-            rows.append(_row(measure, threads, plain[plain.workers == best], ours, column))
+        ours = dict(iter(some[some.side == "ours"].groupby("precision")))
+        for measure, precision, column in (
+            ("fit", "float32", "cpu_s"),
+            ("fit, bf16", "bf16", "cpu_s"),
+            ("fit, wall", "float32", "wall_s"),
+            ("memory", "float32", "peak_mb"),
+        ):
+            if precision in ours:
+                best = plain.groupby("workers")[column].median().idxmin()
+                against = plain[plain.workers == best]
+                rows.append(_row(measure, threads, against, ours[precision], column))
         scores = runs[(runs.what == "score") & (runs.threads == threads)].copy()
         scores["per_s"] = scores.images / scores.wall_s
         sides = (scores[scores.side == side] for side in SIDES)

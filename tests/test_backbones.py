@@ -336,6 +336,41 @@ def test_gradients_of_the_narrow_convolutions(kind, narrow):
     torch.autograd.gradcheck(function.apply, (x.requires_grad_(), w.requires_grad_()))
 
 
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_in_autocast_linear_layers_round_their_factors_and_nothing_else(replicas):
+    """Value and gradients against float64 products of what bf16 leaves of each factor."""
+    shapes = (replicas, 5, 24), (replicas, 40, 24), (replicas, 40)
+    tensors = [noise(*shape, seed=i).requires_grad_() for i, shape in enumerate(shapes)]
+    with torch.autocast("cpu", torch.bfloat16):
+        out = backbones._linear(*tensors)
+    assert out.dtype == torch.bfloat16
+    x, weight, bias = (t.detach().bfloat16().double().requires_grad_() for t in tensors)
+    plain = torch.einsum("rbi,roi->rbo", x, weight) + bias[:, None]
+    g = noise(*out.shape, seed=9).bfloat16()
+    found = torch.autograd.grad(out, tensors, g)
+    wanted = torch.autograd.grad(plain, (x, weight, bias), g.double())
+    for mine, theirs in zip((out, *found), (plain, *wanted), strict=True):
+        # Rounded once, to 8 bits; sums of many terms lose as much of their largest.
+        off = (mine - theirs).abs() - 2**-8 * theirs.abs()
+        assert off.max() <= 2**-8 * theirs.abs().max()
+    assert [t.dtype for t in found] == 3 * [torch.float32]
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_in_autocast_the_convolution_to_an_image_stays_float32(outputs):
+    layer = backbones._ConvTranspose(1, 4, outputs)
+    layer.reset_parameters(seeded(0))
+    found = []
+    for autocast in (False, True):
+        x = noise(3, 4, 8, 8).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = layer(x)
+        gradients = torch.autograd.grad(out.square().sum(), (x, layer.weight))
+        found.append((out, *gradients))
+    for without, within in zip(*found, strict=True):
+        assert torch.equal(without, within)
+
+
 @each_backbone
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("feature", ["en1", "z", "de1"])

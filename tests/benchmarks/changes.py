@@ -78,6 +78,9 @@ UNDONE: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
     "linear layers with their own gradient": lambda: mock.patch.object(
         backbones, "_linear", lambda x, weight, bias: (weight @ x.mT).mT + bias.unsqueeze(1)
     ),
+    "products by oneDNN where it is the faster": lambda: mock.patch.object(
+        backbones, "_product", torch.nn.functional.linear
+    ),
     "images too in channels-last": lambda: mock.patch.object(
         backbones, "_channels_last", _any_layout
     ),
