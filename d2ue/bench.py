@@ -183,7 +183,7 @@ def _our_work(case: Case, images: np.ndarray) -> Callable[[Mark], object]:
     warm = [config(seed, **first) for seed in range(case.replicas)]
     ensemble = train(warm, set_of(images[:64]), lambda: None)[0]
     if case.what == "score":
-        image_scores(ensemble, images[:64])
+        image_scores(ensemble, images[:128])
         return lambda mark: image_scores(ensemble, images)
     data = set_of(images)
     configs = [config(seed) for seed in range(case.replicas)]
@@ -333,7 +333,8 @@ def cases(device: str = "cpu", images: int = 500, epochs: int = 10) -> Iterable[
                 if not on_gpu and has_bf16_instructions():
                     yield Case("fit", "ours", precision="bf16", **shared)
         for side in SIDES:
-            n = 100 if side == "plain" else max(100, images // 2)
+            # As many as a test set has: each size of batch, the last one's too, is prepared anew.
+            n = 100 if side == "plain" else max(100, 2 * images)
             yield Case("score", side, images=n, threads=threads, device=device)
     threads = 0 if on_gpu else 1
     for side in SIDES:

@@ -190,7 +190,7 @@ def score_maps(
     images: np.ndarray | Tensor,
     config: ScoreConfig | str = "dual",
     *,
-    batch_size: int = 64,
+    batch_size: int = 128,
     progress: bool = False,
 ) -> np.ndarray:
     """Score maps of many images.
@@ -217,7 +217,7 @@ def image_scores(
     images: np.ndarray | Tensor,
     config: ScoreConfig | str = "dual",
     *,
-    batch_size: int = 64,
+    batch_size: int = 128,
     progress: bool = False,
 ) -> np.ndarray:
     """Scores of many images: `score_maps` averaged over pixels, without keeping the maps.
