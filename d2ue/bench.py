@@ -262,7 +262,8 @@ def floor(device: str = "cpu", threads: int = 0) -> dict[str, float]:
     """The least that one training step of a first AE learner can cost here.
 
     Returns:
-        "operations" of the step (counted), "bytes" it must move at least (weights, their gradients
+        "operations" of the step (counted), "score_operations" of one image's reconstruction and
+        gradient by one learner, "bytes" it must move at least (weights, their gradients
         and Adam's moments once each way; every layer's output written, and read twice), "peak" in
         operations/s (a product of two 2048 x 2048 float32 matrices) and "bandwidth" in bytes/s (a
         copy of 256 MB), both measured; "ms", the larger of the two quotients.
@@ -284,6 +285,10 @@ def floor(device: str = "cpu", threads: int = 0) -> dict[str, float]:
         weights = sum(p.numel() for p in model.parameters())
         # Weights read forward and backward, gradients written and read, Adam: 3 read, 3 written.
         moved = 4 * (weights * 10 + sum(outputs) * 3)
+        scoring = FlopCounterMode(display=False)
+        model.eval().requires_grad_(False)
+        with scoring:
+            model(x.requires_grad_())[0].square().mean().backward()
         a, b = (torch.rand(2048, 2048, device=device) for _ in range(2))
         peak = 2 * 2048**3 / _best(lambda: a @ b, device)
         block = torch.rand(32 << 20, device=device)
@@ -295,6 +300,7 @@ def floor(device: str = "cpu", threads: int = 0) -> dict[str, float]:
     milliseconds = 1e3 * max(operations / peak, moved / bandwidth)
     return {
         "operations": operations,
+        "score_operations": scoring.get_total_flops() / len(x),
         "bytes": float(moved),
         "peak": peak,
         "bandwidth": bandwidth,
@@ -459,6 +465,8 @@ def facts(runs: pd.DataFrame, device: str = "cpu") -> dict[str, str]:
         f"{least['peak'] / 1e9:.0f} GFLOP/s, {least['bytes'] / 1e6:.0f} MB at "
         f"{least['bandwidth'] / 1e9:.0f} GB/s, both measured; a step of learner 1 takes "
         f"{_spread(np.array(step_ms))} ms",
+        "floor of scoring by 3 learners": f"{3 * least['score_operations'] / 1e9:.3f} GFLOP an "
+        f"image, {least['peak'] / 3 / least['score_operations']:.0f} images/s",
         "measured on": ", ".join(f"{key} {value}" for key, value in machine(device).items()),
     }
 

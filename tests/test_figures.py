@@ -1,6 +1,7 @@
 """What stands in figures/ is what the scores kept there give today."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -107,6 +108,39 @@ def test_the_summary_says_what_the_tables_say():
         assert f"by {unc - dsu:.1f} for {backbone} (from {unc:.1f})" in said
         assert f"{rar - unc:+.1f}" in said
     assert f"({100 - sharp:.1f} one way round) as the best row ({chest.max():.1f})" in said
+
+
+def test_the_words_about_speed_are_those_of_the_table():
+    text = (FIGURES / "README.md").read_text().split("## Speed")[1]
+    facts = (FIGURES / "speed" / "table.md").read_text()
+    rows = table("speed", "table").reset_index().set_index(["measure", "threads"])
+    ratio = {key: f"{value:.1f}" for key, value in rows["ratio"].items()}
+    fit = "CPU seconds to fit 3 learners"
+    fits = [ratio[m, t] for m in (fit, f"{fit}, ours in bf16") for t in ("1", "all")]
+    assert "{} times less CPU time on one thread and {} times on two".format(*fits[:2]) in text
+    assert "in bf16, on a processor that has it, {} and {} times".format(*fits[2:]) in text
+    score = "images/s, dual-space uncertainty"
+    scores = [ratio[score, threads] for threads in ("1", "all")]
+    assert "Scoring is {} times faster on one thread and {} times on two".format(*scores) in text
+    eighth = re.search(r"learner 8 .*: ([\d.]+) .*plain recipe ([\d.]+) ", facts)
+    assert f"Learner 8 costs {eighth[1]} times as much as learner 1" in text
+    assert f"the plain recipe's {eighth[2]} times" in text
+
+    floor = re.search(r"floor of a step: (\d+) ms.*a step of learner 1 takes (\d+)", facts)
+    assert (
+        "a step of learner 1 takes {1} ms, its operations at the peak measured there {0}".format(
+            *floor.groups()
+        )
+        in text
+    )
+    runs = pd.read_csv(FIGURES / "speed" / "runs.csv")
+    plain = runs.query("what == 'fit' and side == 'plain' and learners == 3 and threads == 1")
+    steps = plain["images"] // 64 * plain["epochs"] * 3
+    each = (1e3 * plain["cpu_s"] / steps)[plain["workers"] == 0].median()
+    assert f"take {each:.0f} ms a step on average; 2.5 times less would be {each / 2.5:.0f}" in text
+    now = rows["ours"][score, "1"].split()[0]
+    most = re.search(r"floor of scoring .*?(\d+) images/s", facts)[1]
+    assert f"{now} images/s, where the operations of three learners allow {most}" in text
 
 
 def test_pictures_are_small_enough_to_keep():
