@@ -39,7 +39,10 @@ TARGETS: dict[str, tuple[str, bool, float | None]] = {
     "fit, wall": ("seconds to fit 3 learners", False, None),
     "score": ("images/s, dual-space uncertainty", True, 10.0),
     "memory": ("MB at most while fitting", False, None),
+    "rate": ("learner-epochs/s, 500 images", True, None),
 }
+#: What ensembles trained side by side on one GPU aim at, by precision.
+GPU_RATES = {"float32": 50.0, "tf32": 100.0}
 SIDES = ("plain", "ours")
 
 
@@ -308,7 +311,7 @@ def floor(device: str = "cpu", threads: int = 0) -> dict[str, float]:
     }
 
 
-def _best(work: Callable[[], object], device: str, repeats: int = 10) -> float:
+def _best(work: Callable[[], object], device: str, repeats: int = 40) -> float:
     """Seconds of the fastest of some calls."""
     seconds = []
     for _ in range(repeats):
@@ -354,7 +357,7 @@ def cases(device: str = "cpu", images: int = 500, epochs: int = 10) -> Iterable[
     if on_gpu:
         for precision in ("tf32", "bf16"):
             for replicas in (1, 8, 32):
-                yield Case("fit", "ours", images, epochs, 1, replicas, 0, 0, device, precision)
+                yield Case("fit", "ours", 500, short, 1, replicas, 0, 0, device, precision)
 
 
 def measure_all(chosen: Iterable[Case], repeats: int = 5, progress: bool = True) -> pd.DataFrame:
@@ -404,7 +407,24 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         scores["per_s"] = scores.images / scores.wall_s
         sides = (scores[scores.side == side] for side in SIDES)
         rows.append(_row("score", threads, *sides, "per_s"))
-    return pd.DataFrame(rows)
+    return pd.DataFrame([*rows, *_rates(runs)])
+
+
+def _rates(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Learners that train side by side, as many as make most of the machine, by precision."""
+    one = runs[(runs.what == "fit") & (runs.learners == 1) & (runs.images == 500)]
+    one = one.drop_duplicates(["side", "precision", "replicas", "repeat"])
+    one = one.assign(rate=one.replicas * one.epochs / one.wall_s)
+    on_gpu = one.device.str.startswith("cuda").any()
+    rows = []
+    for precision, ours in one[one.side == "ours"].groupby("precision"):
+        best = ours.groupby("replicas")["rate"].median().idxmax()
+        sides = one[one.side == "plain"], ours[ours.replicas == best]
+        row = _row("rate", int(ours.threads.iloc[0]), *sides, "rate")
+        row["measure"] += f", {precision}, {best} side by side"
+        row["target"] = GPU_RATES.get(str(precision), "") if on_gpu else ""
+        rows.append(row)
+    return rows
 
 
 def _row(

@@ -75,11 +75,11 @@ def test_the_plain_recipe_trains_what_it_is_asked_for(plain, draw_images):
     assert len(learners) == 2 and more[:2] == learners and len(more) == 3
 
 
-def tiny_runs() -> pd.DataFrame:
+def tiny_runs(device: str = "cpu") -> pd.DataFrame:
     """Runs as they come out, with seconds that can be reckoned by hand."""
     rows = []
     for repeat in (0, 1):
-        for case in bench.cases(images=128, epochs=1):
+        for case in bench.cases(device, images=128, epochs=1):
             slow = 1 + repeat + case.workers if case.side == "plain" else 0.5
             costs = [slow * (1 + 0.1 * k * (case.side == "plain")) for k in range(case.learners)]
             seconds = {"wall_s": slow, "cpu_s": 2 * slow, "peak_mb": 100.0 * case.learners}
@@ -94,10 +94,28 @@ def test_ratios_by_hand():
     # No workers are the best of the plain recipe: 2 and 4 CPU seconds against 1 and 1.
     assert (fit.ratio, fit.low, fit.high, fit.n, fit.target) == (3.0, 2.0, 4.0, 2, 2.5)
     score = table.loc[("images/s, dual-space uncertainty", "all")]
-    # 100 images in 1 and 2 seconds against 100 in half a second.
-    assert (score.ratio, score.low, score.high) == (round(200 / 75, 2), 2.0, 4.0)
+    # 100 images in 1 and 2 seconds against 256 in half a second.
+    assert (score.ratio, score.low, score.high) == (round(512 / 75, 2), 5.12, 10.24)
     assert bench.learner_ratio(tiny_runs(), "plain") == pytest.approx([1.7, 1.7])
     assert bench.learner_ratio(tiny_runs()) == [1.0, 1.0]
+
+
+def test_side_by_side_the_most_is_taken():
+    """1 and 2 seconds an epoch of one learner, against 8 learners in half a second."""
+    row = bench.summary(tiny_runs()).iloc[-1]
+    assert row.measure == "learner-epochs/s, 500 images, float32, 8 side by side"
+    assert (row.ratio, row.low, row.high, row.target) == (round(16 / 0.75, 2), 16.0, 32.0, "")
+
+    on_gpu = bench.summary(tiny_runs("cuda"))
+    rates = on_gpu[on_gpu.measure.str.startswith("learner-epochs/s")]
+    # 50 epochs of one learner in 1 and 2 seconds, against those of 64 and of 32 in half a second.
+    assert rates.measure.str.split(", ").str[2:].tolist() == [
+        ["bf16", "32 side by side"],
+        ["float32", "64 side by side"],
+        ["tf32", "32 side by side"],
+    ]
+    assert rates.ratio.tolist() == [round(r * 100 / 37.5, 2) for r in (32, 64, 32)]
+    assert rates.target.tolist() == ["", 50.0, 100.0]
 
 
 def test_what_is_written(tmp_path):
@@ -135,4 +153,5 @@ def test_the_floor_counts_by_hand():
     total = 2 * 3 * (convs + transposed + linear)
     first = 2 * 64 * 32**2 * 16 * 16  # nobody asks for the gradient by the images
     assert least["operations"] == total - first
+    assert 64 * least["score_operations"] == 2 * 2 * (convs + transposed + linear)
     assert least["ms"] > 0 and least["peak"] > 1e8 and least["bandwidth"] > 1e8
