@@ -522,6 +522,8 @@ def test_another_number_format_is_said_and_reaches_the_pages(base):
     assert str(other) == f"{as_it_is}, bf16"
     (row, *_) = other.rows("table2")
     assert row.config.precision == "bf16"
+    task = batch.Task("0", "train", 0, row.config, 2, frozenset())
+    assert str(task) == f"learner 2 of ae, seed {row.config.seed}, bf16"
     (said,) = departures(
         DataKey("brain-mri", "a", "b", 1000, 600, 600), TrainConfig(precision="bf16")
     )

@@ -98,6 +98,7 @@ class Task:
         of = f"{c.n_learners} learner{'s' * (c.n_learners > 1)}"
         what = f"scores of {of}" if self.kind == "score" else f"learner {self.number}"
         tail = repulsion if c.repels and self.number != 1 else ""
+        tail += f", {c.precision}" if c.precision != "float32" else ""
         return f"{what} of {c.backbone}, seed {c.seed}{tail}"
 
     def epochs(self) -> int:
