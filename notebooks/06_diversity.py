@@ -97,7 +97,7 @@ for title, found in {"Pooled": pooled, "Within backbones": within}.items():
     display(Markdown(f"**{title}**\n\n" + ex.markdown(found)))
 
 # %% [markdown]
-# **Seen in the kept runs** (37 ensembles of 3 seeds, 250 epochs): leaving the last two rows of each table aside, four of sixteen correlations are clear of 0, and of sixteen intervals of 95 % one misses about every other time. Pooled, learners that are less alike on anomalies go with *lower* AUC of DSU, against the idea; within backbones the sign is the same and nothing can be told. Within backbones the AUC of Unc goes, weakly, with learners less alike on normals and, more, with disagreement on anomalies; that of DSU is lower where learners disagree on normals, as the idea has it. No correlation is clear of 0 in both tables.
+# **Seen in the kept runs** (37 ensembles of 3 seeds, 250 epochs): leaving the last two rows of each table aside, four of sixteen correlations are clear of 0, and of sixteen intervals of 95 % one misses about every other time. Pooled, learners that are less alike on anomalies go with *lower* AUC of DSU, against the idea; within backbones the sign is the same and nothing can be told. Within backbones the AUC of Unc goes, weakly, with learners less alike on normals and, more, with disagreement on anomalies; that of DSU is lower where learners disagree on normals, as the idea has it. No correlation is clear of 0 in both tables. Nor do they last: with eleven more ensembles of AE, of two and of four to eight learners, which one seed gave on another processor ([14_ablations](14_ablations.ipynb)), none of the four stays clear, and three others are.
 #
 # The last rows are a warning, not a result: the ratio of Unc on abnormal to normal images *is* the separation that its AUC ranks, so the two correlate whatever the learners do. And three seeds are few: with t of two degrees of freedom an interval is short where three numbers happen to agree, and as good as endless where they do not. "Not clear" here means not known.
 #
@@ -164,7 +164,7 @@ plt.show()
 display(Markdown(ex.markdown(gains := dv.gains(by_axis["learners"], titles))))
 
 # %% [markdown]
-# **How to read it**: a gain whose range over seeds holds both signs is not one. The cost of the next learner is certain, 50 % more from two to three and 14 % from seven to eight; what it brings has to show above the seeds' spread. On Brain MRI N = 2 was run for one seed, and nothing above 3, so for real images the question is open.
+# **How to read it**: a gain whose range over seeds holds both signs is not one. The cost of the next learner is certain, 50 % more from two to three and 14 % from seven to eight; what it brings has to show above the seeds' spread. On Brain MRI one seed was trained up to eight learners ([14_ablations](14_ablations.ipynb)): there those after the second brought DSU nothing, with repulsion or without, but one seed decides nothing.
 
 # %%
 parameters = {"dataset": dataset, "epochs": epochs, "seeds": seeds, "grid_epochs": grid_epochs}

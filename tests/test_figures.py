@@ -4,13 +4,17 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from d2ue import diversity
 from d2ue import experiments as ex
 from d2ue.clusters import read_clusters
 from d2ue.config import TrainConfig
+from d2ue.evaluation import auc
 from d2ue.experiments.tables import TABLES
+from d2ue.results import read_records
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
 EXPORTS = sorted(FIGURES.glob("scores/*.zip"))
@@ -141,6 +145,71 @@ def test_the_words_about_speed_are_those_of_the_table():
     now = rows["ours"][score, "1"].split()[0]
     most = re.search(r"floor of scoring .*?(\d+) images/s", facts)[1]
     assert f"{now} images/s, where the operations of three learners allow {most}" in text
+
+
+APART = FIGURES / "brain-mri" / "other_processor.zip"
+
+
+def ensembles(place):
+    """Records of trained ensembles of an export, by name."""
+    return {name: r for name, r in read_records(place).items() if not r.control}
+
+
+def test_the_series_of_learners_is_that_of_its_scores():
+    folder = FIGURES / "brain-mri" / "ablations" / "series"
+    used = json.loads((folder / "parameters.json").read_text())["parameters"]
+    assert used["results"] == APART.name
+    clusters = FIGURES / "brain-mri" / "audit" / used["clusters"]
+    settings = ex.Settings(
+        "brain-mri", results=str(APART), seeds=used["seeds"], clusters=str(clusters)
+    )
+    of = ex.obtain(["learners"], settings)[0]["learners"]
+    now = ex.long_table(of)
+    assert (now["n_seeds"] == 1).all() and len(now) == 2 * 2 * 7
+    kept = table("brain-mri/ablations/series", "series")
+    now[["group", "note"]] = now[["group", "note"]].replace("", float("nan"))
+    pd.testing.assert_frame_equal(kept, now, check_dtype=False, rtol=1e-4)
+    verdicts = table("brain-mri/ablations/series", "series_verdicts")["verdict"].tolist()
+    assert verdicts == ex.verdicts("learners", of)["verdict"].tolist()
+
+
+def test_the_diversity_page_says_how_little_its_correlations_last():
+    kept = {n: r for n, r in ensembles(EXPORTS[0]).items() if r.config.layer == "z"}
+    new = {n: r for n, r in ensembles(APART).items() if n not in kept}
+    new = {n: r for n, r in new.items() if r.config.precision == "float32"}
+    xs = {name: name for name in ("cka_normal", "cka_abnormal", "unc_normal", "unc_abnormal")}
+    clear, ensembles_used = [], []
+    for records in (kept, kept | new):
+        frame, found = diversity.record_table(records.values()), set()
+        for within in (None, "backbone"):
+            rows = diversity.correlations(
+                frame, xs, {"AUC_output": "Unc", "AUC_dual": "DSU"}, within=within
+            )
+            rows = rows[rows["clear of 0"] == "yes"]
+            found |= {(within, *pair) for pair in rows[["diversity", "AUC of"]].to_numpy()}
+        clear.append(found)
+        ensembles_used.append(len(frame))
+    assert ensembles_used == [37, 37 + 11] and [len(found) for found in clear] == [4, 3]
+    assert not clear[0] & clear[1]
+
+
+def test_what_was_trained_anew_says_whether_speed_changed_results():
+    text = (FIGURES / "README.md").read_text().split("Speed did not change results")[1]
+    free = [r for r in ensembles(EXPORTS[0]).values() if r.config.n_learners == 3]
+    free += [r for r in ensembles(APART).values() if r.config.n_learners == 3]
+    free = [r for r in free if r.config.backbone == "ae" and not r.config.repels]
+    assert len(free) == 9
+    unc = []
+    for precision, rows in (("float32", free[:3]), ("float32", free[3:]), ("bf16", free[3:])):
+        rows = [r for r in rows if r.config.precision == precision]
+        assert sorted(r.config.seed for r in rows) == [1, 2, 3]
+        said = []
+        for method, title in (("ensemble", "Ens"), ("output", "Unc"), ("dual", "DSU")):
+            values = [100 * auc(r.labels, r.scores[method].astype(float)) for r in rows]
+            said.append(f"{title} {np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}")
+            unc += values if method == "output" else []
+        assert ", ".join(said) in text
+    assert f"from {min(unc):.1f} to {max(unc):.1f} over all nine" in text
 
 
 def test_pictures_are_small_enough_to_keep():
