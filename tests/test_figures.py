@@ -211,6 +211,51 @@ def test_what_was_trained_anew_says_whether_speed_changed_results():
             unc += values if method == "output" else []
         assert ", ".join(said) in text
     assert f"from {min(unc):.1f} to {max(unc):.1f} over all nine" in text
+    dual = {
+        (r.config.precision, r.config.seed): 100 * auc(r.labels, r.scores["dual"].astype(float))
+        for r in free[3:]
+    }
+    lower = [dual["float32", seed] - dual["bf16", seed] for seed in (1, 2, 3)]
+    assert f"in each of the three seeds, by {min(lower):.1f} to {max(lower):.1f}" in text
+    assert min(lower) > 0
+
+
+def test_table2s_page_says_what_rounding_alone_does():
+    text = (FIGURES.parent / "notebooks" / "12_table2.py").read_text()
+    kept = {
+        (r.config.backbone, r.config.repulsion_weight, r.config.seed): r
+        for r in ensembles(EXPORTS[0]).values()
+        if (r.config.n_learners, r.config.similarity, r.config.layer) == (3, "cka", "z")
+    }
+
+    def of(record, method):
+        return 100 * auc(record.labels, record.scores[method].astype(float))
+
+    other = pd.read_csv(FIGURES / "brain-mri" / "other_rounding.csv")
+    found = [
+        (row.backbone, float(row.repulsion_weight), row.seed, row.method, row.AUC)
+        for row in other.itertuples()
+    ]
+    for r in ensembles(APART).values():
+        c = r.config
+        if c.n_learners == 3 and c.precision == "float32":
+            found += [
+                (c.backbone, c.repulsion_weight, c.seed, method, of(r, method))
+                for method in ("ensemble", "output", "dual", "input")
+            ]
+    off = pd.DataFrame(
+        [(*key, abs(value - of(kept[tuple(key[:3])], key[3]))) for *key, value in found],
+        columns=["backbone", "weight", "seed", "method", "off"],
+    )
+    free, repelled = off[off["weight"] == 0]["off"], off[off["weight"] > 0]
+    assert (
+        f"by {free.mean():.1f} points on average and {free.max():.1f} at most ({len(free)} pairs)"
+        in text
+    )
+    unc = repelled[repelled["method"] == "output"]["off"]
+    assert f"Unc differs by {unc.min():.1f} to {unc.max():.1f} ({len(unc)} pairs)" in text
+    dual = repelled[(repelled["method"] == "dual") & (repelled["backbone"] == "ae")]["off"]
+    assert "DSU of AE by {:.1f}, {:.1f} and {:.1f}".format(*sorted(dual)) in text
 
 
 def test_pictures_are_small_enough_to_keep():
