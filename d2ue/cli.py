@@ -60,7 +60,7 @@ Precision = Annotated[
     str,
     typer.Option(
         help="number format of products while training: float32, tf32 (CUDA only) or bf16 "
-        "(coarser: it cost DSU a point on Brain MRI; slow on processors without instructions for it)"
+        "(coarser: see figures/README.md; slow on processors without instructions for it)"
     ),
 ]
 Slices = Annotated[
