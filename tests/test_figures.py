@@ -98,12 +98,19 @@ def test_the_summary_says_what_the_tables_say():
     assert "the ranking of Table 3 is not to be seen" in said
     assert not table("brain-mri/table3", "table3_verdicts")["verdict"].str.startswith("holds").any()
 
-    assert "in the decoder gives higher AUC of DSU than in the encoder" in said
-    layers = table("brain-mri/ablations", "layer").set_index(["group", "row"])["AUC"]["DSU, cka"]
+    assert "in the decoder gives higher AUC of DSU than in the encoder by CKA and lower by" in said
+    layers = table("brain-mri/ablations", "layer").set_index(["group", "row"])["AUC"]
+    debiased, layers = layers["DSU, debiased-cka"].dropna(), layers["DSU, cka"]
+    assert debiased[debiased.index.str.startswith("de")].max() < debiased["en4"]
     assert layers[["de1", "de2", "de3", "de4"]].min() > layers[["en1", "en2", "en3", "en4"]].max()
     assert "no layer or weight gives a point more than no repulsion" in said
     weights = table("brain-mri/ablations", "lambda").set_index(["group", "row"])["AUC"]["DSU"]
     assert max(layers.max(), weights.max()) < weights["λ = 0"] + 1
+
+    assert "more learners than two bring DSU nothing" in said
+    grown = table("brain-mri/ablations/series", "series").set_index(["group", "row"])["AUC"]
+    for group in ("DSU", "DSU+RAR"):
+        assert grown[group].idxmax() == "N = 2"
 
     chest = table("kermany-cxr/table2", "table2").set_index(["group", "row"])["AUC"]
     sharp = table("kermany-cxr/table2", "controls").set_index("row")["AUC"]["sharpness"]
