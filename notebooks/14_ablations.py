@@ -98,8 +98,8 @@ if committed:
     anew = replace(settings, results=other, seeds="1")
     series = ex.obtain(["learners"], anew, jobs=-1)[0]["learners"]
     grown, steps = ex.long_table(series), ex.verdicts("learners", series)
-    display(Markdown(ex.markdown(ex.layout(grown))))
-    display(Markdown(ex.markdown(ex.show_verdicts(steps))))
+    both = ex.layout(grown), ex.show_verdicts(steps)
+    display(Markdown("\n\n".join(map(ex.markdown, both))))
     shown = {"series": plotting.table_dots(grown, f"series: {anew}")}
     found = {"series": grown, "series_verdicts": steps}
     ex.save_tables(f"{out}/series", "14_ablations", anew, report, found, shown)
@@ -133,18 +133,17 @@ mean = {name: table.set_index(["group", "row"])["AUC"] for name, table in tables
 if committed and (tables["lambda"]["n_seeds"] > 0).all():
     weights, layers = mean["lambda"]["DSU"], mean["layer"]["DSU, cka"]
     assert weights.idxmax() == "λ = 0" and layers.max() < weights["λ = 0"] + 1
-    assert layers[["de4", "de3", "de2", "de1"]].min() > 82
-    assert layers[["en1", "en2", "en3", "en4"]].max() < 77
-    assert layers["en4"] < 50 and mean["layer"]["Unc, cka"]["en4"] < 50
-    debiased = [mean["layer"][f"{score}, debiased-cka"] for score in ("DSU", "Unc")]
-    assert debiased[0][["en4", "de4", "de1"]].round(1).tolist() == [84.2, 61.1, 67.1]
-    assert debiased[1][["de4", "de1"]].round(1).tolist() == [27.6, 19.1]
-    first = [float(line.split()[0]) for line in verdicts["lambda"]["per_seed"]]
-    assert max(first) < -6
-    grown = grown.set_index(["group", "row"])["AUC"]
-    for group, low, high in (("DSU", 87.5, 88.6), ("DSU+RAR", 89.6, 90.8), ("Unc+RAR", 58.9, 64.9)):
-        assert (round(grown[group].min(), 1), round(grown[group].max(), 1)) == (low, high)
-    assert grown["Unc+RAR"].idxmax() == "N = 2" and grown["Unc+RAR"].idxmin() == "N = 8"
+    encoder, decoder = ([f"{side}{i}" for i in (1, 2, 3, 4)] for side in ("en", "de"))
+    assert layers[decoder].min() > 82 and layers[encoder].max() < 77
+    assert max(layers["en4"], mean["layer"]["Unc, cka"]["en4"]) < 50
+    dsu, unc = (mean["layer"][f"{score}, debiased-cka"].round(1) for score in ("DSU", "Unc"))
+    assert dsu[["en4", "de4", "de1"]].tolist() == [84.2, 61.1, 67.1]
+    assert unc[["de4", "de1"]].tolist() == [27.6, 19.1]
+    assert max(float(line.split()[0]) for line in verdicts["lambda"]["per_seed"]) < -6
+    grown = grown.set_index(["group", "row"])["AUC"].round(1)
+    for group, *ends in (("DSU", 87.5, 88.6), ("DSU+RAR", 89.6, 90.8), ("Unc+RAR", 58.9, 64.9)):
+        assert [grown[group].min(), grown[group].max()] == ends
+    assert grown["Unc+RAR"].iloc[[0, -1]].tolist() == ends[::-1]
 
 # %%
 tested = {f"{name}_verdicts": judged for name, judged in verdicts.items()}
