@@ -32,6 +32,8 @@ from d2ue.datasets.types import ImageSet
 from d2ue.errors import D2UEError, InputError
 from d2ue.progress import bar as progress_bar
 
+#: Training images in what is measured of many ensembles side by side.
+FEW_IMAGES = 500
 #: Each measure: its unit, whether more is better, and the least (or most) the project aims at.
 TARGETS: dict[str, tuple[str, bool, float | None]] = {
     "fit": ("CPU seconds to fit 3 learners", False, 2.5),
@@ -39,7 +41,7 @@ TARGETS: dict[str, tuple[str, bool, float | None]] = {
     "fit, wall": ("seconds to fit 3 learners", False, None),
     "score": ("images/s, dual-space uncertainty", True, 10.0),
     "memory": ("MB at most while fitting", False, None),
-    "rate": ("learner-epochs/s, 500 images", True, None),
+    "rate": (f"learner-epochs/s, {FEW_IMAGES} images", True, None),
 }
 #: What ensembles trained side by side on one GPU aim at, by precision.
 GPU_RATES = {"float32": 50.0, "tf32": 100.0}
@@ -349,15 +351,16 @@ def cases(device: str = "cpu", images: int = 500, epochs: int = 10) -> Iterable[
     for side in SIDES:
         yield Case("fit", side, images, epochs, learners=8, threads=threads, device=device)
     yield Case("import", "ours")
-    for n in (500, 2000, 4000):
+    for n in (FEW_IMAGES, 2000, 4000):
         for side in SIDES:
             yield Case("fit", side, n, short, learners=1, threads=threads, device=device)
     for replicas in (1, 2, 4, 8, 16, 32, 64) if on_gpu else (1, 2, 4, 8):
-        yield Case("fit", "ours", 500, short, 1, replicas, threads, device=device)
+        yield Case("fit", "ours", FEW_IMAGES, short, 1, replicas, threads, device=device)
     if on_gpu:
         for precision in ("tf32", "bf16"):
             for replicas in (1, 8, 32):
-                yield Case("fit", "ours", 500, short, 1, replicas, 0, 0, device, precision)
+                side_by_side = FEW_IMAGES, short, 1, replicas
+                yield Case("fit", "ours", *side_by_side, device=device, precision=precision)
 
 
 def measure_all(chosen: Iterable[Case], repeats: int = 5, progress: bool = True) -> pd.DataFrame:
@@ -412,7 +415,7 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _rates(runs: pd.DataFrame) -> list[dict[str, Any]]:
     """Learners that train side by side, as many as make most of the machine, by precision."""
-    one = runs[(runs.what == "fit") & (runs.learners == 1) & (runs.images == 500)]
+    one = runs[(runs.what == "fit") & (runs.learners == 1) & (runs.images == FEW_IMAGES)]
     one = one.drop_duplicates(["side", "precision", "replicas", "repeat"])
     one = one.assign(rate=one.replicas * one.epochs / one.wall_s)
     on_gpu = one.device.str.startswith("cuda").any()

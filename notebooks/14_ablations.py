@@ -89,7 +89,7 @@ display(Markdown(ex.markdown(ex.layout(tables["layer"]))))
 display(Markdown(ex.markdown(ex.layout(tables["learners"]))))
 
 # %% [markdown]
-# The committed run has a second answer, a **series**: seed 1 trained anew, without and with repulsion, learner after learner up to eight, so that every row is the one before with a learner more. It comes from another processor, whose products round otherwise, and that leads to other learners ([12_table2](12_table2.ipynb)): its rows are to be compared with each other, not with those above.
+# Beside it stands a **series** of the same settings: seed 1 trained anew, without and with repulsion, learner after learner up to eight, so that every row is the one before with a learner more. It comes from another processor, whose products round otherwise, and that leads to other learners ([12_table2](12_table2.ipynb)): its rows are to be compared with each other, not with those above.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -126,24 +126,18 @@ for name, judged in verdicts.items():
     display(Markdown(f"**{name}**\n\n" + ex.markdown(ex.show_verdicts(judged))))
 
 # %% [markdown]
-# **Seen in the committed run** (Brain MRI): the paper's own setting (λ = 1 at z, three learners) and λ = 0 have three seeds, and so has debiased CKA at z; all else has one, and one seed decides nothing. Seed 1 at λ = 1 is moreover the ensemble whose second learner ended badly ([12_table2](12_table2.ipynb), the outlier), so that it loses to every other λ by 6 points or more; the other two seeds of λ = 1 do not look like it. By DSU no λ has a higher mean than none at all, and no layer one that is higher by a point. In that one seed the layers fall into two halves: repelled in the decoder (de4 to de1) DSU is 82 or more, in the encoder (en1 to en4) 77 or less, and at en4 both scores are under 50. By debiased CKA, run at three more layers (on the processor of the series), it is the other way round: DSU is 84.2 at en4, 61.1 at de4 and 67.1 at de1, and Unc falls to 27.6 and 19.1 in the decoder, far below chance. There the learners took what the estimate pays: in the last epoch it stood at -0.08 to -0.17 over batches, below the 0 of unrelated features, and the reconstruction loss at 0.050 to 0.063, where a first learner has 0.016 (these losses are not kept with the scores). An estimate without bias can still be played. In the series of two to eight learners no further learner brings DSU anything: it stays within 1.2 points, 87.5 to 88.6 without repulsion and 89.6 to 90.8 with; Unc with repulsion falls from 64.9 to 58.9. Its ensemble of three repelled learners has a DSU of 90.3 where the same seed had 71.3 before.
+# **Seen in the committed run** (Brain MRI): the paper's own setting (λ = 1 at z, three learners) and λ = 0 have three seeds, and so has debiased CKA at z; all else has one, and one seed decides nothing. Seed 1 at λ = 1 is moreover the ensemble whose second learner ended badly ([12_table2](12_table2.ipynb), the outlier), so that it loses to every other λ by 6 points or more; the other two seeds of λ = 1 do not look like it. By DSU no λ has a higher mean than none at all, and no layer one that is higher by a point. In that one seed the layers fall into two halves: repelled in the decoder (de4 to de1) DSU is 82 or more, in the encoder (en1 to en4) 77 or less, and at en4 both scores are under 50. By debiased CKA, run at three more layers (on the processor of the series), it is the other way round: DSU is 84.2 at en4, 61.1 at de4 and 67.1 at de1, and Unc falls to 27.6 and 19.1 in the decoder, far below chance. There the learners took what the estimate pays: in the last epoch it stood at -0.08 to -0.17 over batches, below the 0 of unrelated features, and the reconstruction loss at 0.050 to 0.063, where the first learner has 0.016 ([debiased_histories.csv](../figures/brain-mri/ablations/debiased_histories.csv)). An estimate without bias can still be played. In the series of two to eight learners no further learner brings DSU anything: it stays within 1.2 points, 87.5 to 88.6 without repulsion and 89.6 to 90.8 with; Unc with repulsion falls from 64.9 to 58.9. Its ensemble of three repelled learners has a DSU of 90.3 where the same seed had 71.3 before.
 
 # %%
 mean = {name: table.set_index(["group", "row"])["AUC"] for name, table in tables.items()}
 if committed and (tables["lambda"]["n_seeds"] > 0).all():
     weights, layers = mean["lambda"]["DSU"], mean["layer"]["DSU, cka"]
     assert weights.idxmax() == "λ = 0" and layers.max() < weights["λ = 0"] + 1
-    encoder, decoder = ([f"{side}{i}" for i in (1, 2, 3, 4)] for side in ("en", "de"))
-    assert layers[decoder].min() > 82 and layers[encoder].max() < 77
-    assert max(layers["en4"], mean["layer"]["Unc, cka"]["en4"]) < 50
-    dsu, unc = (mean["layer"][f"{score}, debiased-cka"].round(1) for score in ("DSU", "Unc"))
-    assert dsu[["en4", "de4", "de1"]].tolist() == [84.2, 61.1, 67.1]
-    assert unc[["de4", "de1"]].tolist() == [27.6, 19.1]
-    assert max(float(line.split()[0]) for line in verdicts["lambda"]["per_seed"]) < -6
-    grown = grown.set_index(["group", "row"])["AUC"].round(1)
-    for group, *ends in (("DSU", 87.5, 88.6), ("DSU+RAR", 89.6, 90.8), ("Unc+RAR", 58.9, 64.9)):
-        assert [grown[group].min(), grown[group].max()] == ends
-    assert grown["Unc+RAR"].iloc[[0, -1]].tolist() == ends[::-1]
+    assert layers[["de4", "de3", "de2", "de1"]].min() > 82
+    assert layers[["en1", "en2", "en3", "en4"]].max() < 77
+    assert layers["en4"] < 50 and mean["layer"]["Unc, cka"]["en4"] < 50
+    first = [float(line.split()[0]) for line in verdicts["lambda"]["per_seed"]]
+    assert max(first) < -6
 
 # %%
 tested = {f"{name}_verdicts": judged for name, judged in verdicts.items()}

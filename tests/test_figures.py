@@ -157,6 +157,11 @@ def test_the_words_about_speed_are_those_of_the_table():
 APART = FIGURES / "brain-mri" / "other_processor.zip"
 
 
+def percent(record, method):
+    """An ensemble's AUC."""
+    return 100 * auc(record.labels, record.scores[method].astype(float))
+
+
 def ensembles(place):
     """Records of trained ensembles of an export, by name."""
     return {name: r for name, r in read_records(place).items() if not r.control}
@@ -178,6 +183,39 @@ def test_the_series_of_learners_is_that_of_its_scores():
     pd.testing.assert_frame_equal(kept, now, check_dtype=False, rtol=1e-4)
     verdicts = table("brain-mri/ablations/series", "series_verdicts")["verdict"].tolist()
     assert verdicts == ex.verdicts("learners", of)["verdict"].tolist()
+
+
+def test_the_ablations_page_says_what_its_tables_say():
+    """Its words on debiased CKA and on the series; those on the rest are asserted in the page."""
+    text = (FIGURES.parent / "notebooks" / "14_ablations.py").read_text()
+    layers = table("brain-mri/ablations", "layer").set_index(["group", "row"])["AUC"]
+    dsu, unc = (layers[f"{score}, debiased-cka"] for score in ("DSU", "Unc"))
+    places = ", ".join(f"{dsu[layer]:.1f} at {layer}" for layer in ("en4", "de4"))
+    assert f"DSU is {places} and {dsu['de1']:.1f} at de1" in text
+    assert f"Unc falls to {unc['de4']:.1f} and {unc['de1']:.1f} in the decoder" in text
+
+    histories = table("brain-mri/ablations", "debiased_histories").reset_index()
+    last = histories[histories["epoch"] == 250]
+    paid = last[last["layer"].isin(["de4", "de1"])]
+    stood = paid["similarity"]
+    assert f"it stood at {stood.max():.2f} to {stood.min():.2f} over batches" in text
+    first = last[last["learner"] == 1]["loss"].item()
+    ends = f"{paid['loss'].min():.3f} to {paid['loss'].max():.3f}"
+    assert f"loss at {ends}, where the first learner has {first:.3f}" in text
+
+    grown = table("brain-mri/ablations/series", "series").set_index(["group", "row"])["AUC"]
+    free, repelled, output = (grown[group] for group in ("DSU", "DSU+RAR", "Unc+RAR"))
+    free, repelled = free.round(1), repelled.round(1)
+    assert f"{free.min()} to {free.max()} without repulsion" in text
+    assert f"{repelled.min()} to {repelled.max()} with;" in text
+    assert max(free.max() - free.min(), repelled.max() - repelled.min()) < 1.25
+    assert "it stays within 1.2 points" in text
+    assert output.idxmax() == "N = 2" and output.idxmin() == "N = 8"
+    assert f"Unc with repulsion falls from {output.max():.1f} to {output.min():.1f}" in text
+    assert f"three repelled learners has a DSU of {repelled['N = 3']}" in text
+    before = table("brain-mri/ablations", "lambda").set_index(["group", "row"])
+    seed, value = before["AUC_by_seed"]["DSU", "λ = 1"].split()[0].split(":")
+    assert seed == "1" and f"where the same seed had {float(value):.1f} before" in text
 
 
 def test_the_diversity_page_says_how_little_its_correlations_last():
@@ -213,15 +251,12 @@ def test_what_was_trained_anew_says_whether_speed_changed_results():
         assert sorted(r.config.seed for r in rows) == [1, 2, 3]
         said = []
         for method, title in (("ensemble", "Ens"), ("output", "Unc"), ("dual", "DSU")):
-            values = [100 * auc(r.labels, r.scores[method].astype(float)) for r in rows]
+            values = [percent(r, method) for r in rows]
             said.append(f"{title} {np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}")
             unc += values if method == "output" else []
         assert ", ".join(said) in text
     assert f"from {min(unc):.1f} to {max(unc):.1f} over all nine" in text
-    dual = {
-        (r.config.precision, r.config.seed): 100 * auc(r.labels, r.scores["dual"].astype(float))
-        for r in free[3:]
-    }
+    dual = {(r.config.precision, r.config.seed): percent(r, "dual") for r in free[3:]}
     lower = [dual["float32", seed] - dual["bf16", seed] for seed in (1, 2, 3)]
     assert f"in each of the three seeds, by {min(lower):.1f} to {max(lower):.1f}" in text
     assert min(lower) > 0
@@ -235,9 +270,6 @@ def test_table2s_page_says_what_rounding_alone_does():
         if (r.config.n_learners, r.config.similarity, r.config.layer) == (3, "cka", "z")
     }
 
-    def of(record, method):
-        return 100 * auc(record.labels, record.scores[method].astype(float))
-
     other = pd.read_csv(FIGURES / "brain-mri" / "other_rounding.csv")
     found = [
         (row.backbone, float(row.repulsion_weight), row.seed, row.method, row.AUC)
@@ -247,11 +279,11 @@ def test_table2s_page_says_what_rounding_alone_does():
         c = r.config
         if c.n_learners == 3 and c.precision == "float32":
             found += [
-                (c.backbone, c.repulsion_weight, c.seed, method, of(r, method))
+                (c.backbone, c.repulsion_weight, c.seed, method, percent(r, method))
                 for method in ("ensemble", "output", "dual", "input")
             ]
     off = pd.DataFrame(
-        [(*key, abs(value - of(kept[tuple(key[:3])], key[3]))) for *key, value in found],
+        [(*key, abs(value - percent(kept[tuple(key[:3])], key[3]))) for *key, value in found],
         columns=["backbone", "weight", "seed", "method", "off"],
     )
     free, repelled = off[off["weight"] == 0]["off"], off[off["weight"] > 0]

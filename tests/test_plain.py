@@ -100,6 +100,18 @@ def test_ratios_by_hand():
     assert bench.learner_ratio(tiny_runs()) == [1.0, 1.0]
 
 
+def test_bf16_has_a_row_where_it_was_measured():
+    runs = tiny_runs()
+    runs = runs[runs.precision == "float32"]
+    name = "CPU seconds to fit 3 learners, ours in bf16"
+    assert name not in set(bench.summary(runs).measure)
+    fits = runs[(runs.side == "ours") & (runs.what == "fit") & (runs.learners == 3)]
+    more = pd.concat([runs, fits.assign(precision="bf16", cpu_s=0.25)])
+    row = bench.summary(more).set_index(["measure", "threads"]).loc[(name, 1)]
+    # 2 and 4 CPU seconds against a quarter.
+    assert (row.ratio, row.low, row.high, row.target) == (12.0, 8.0, 16.0, 4.0)
+
+
 def test_side_by_side_the_most_is_taken():
     """1 and 2 seconds an epoch of one learner, against 8 learners in half a second."""
     row = bench.summary(tiny_runs()).iloc[-1]

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from d2ue.bench import FEW_IMAGES
 from d2ue.plotting.style import FONT, PALETTE
 
 COLOURS = {"plain": PALETTE[1], "ours": PALETTE[0]}
@@ -26,10 +27,16 @@ def speed_figure(runs: pd.DataFrame, floor_ms: float) -> Figure:
     fits = runs[runs.what == "fit"]
     with plt.rc_context(FONT):
         figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
+        threads = set(fits[fits.learners == 8].threads)
+        on = "one GPU" if on_gpu else "one thread" if threads == {1} else "several threads"
+        figure.suptitle(
+            f"Training on {on}; medians of {runs['repeat'].nunique()} runs, bars from the least to "
+            "the most"
+        )
         _learners(axes[0], fits[fits.learners == 8], f"learner_{column}", floor_ms, kind)
         several = (fits.learners == 1) & (fits.replicas == 1) & (fits.precision == "float32")
         _images(axes[1], fits[several], column, kind)
-        _replicas(axes[2], fits[(fits.learners == 1) & (fits.images == 500)], column, kind)
+        _replicas(axes[2], fits[(fits.learners == 1) & (fits.images == FEW_IMAGES)], column, kind)
     return figure
 
 
@@ -67,7 +74,7 @@ def _replicas(axis: Axes, fits: pd.DataFrame, column: str, kind: str) -> None:
     axis.set_xscale("log", base=2)
     axis.set_xticks(table.index, [str(r) for r in table.index])
     axis.set(xlabel="ensembles trained side by side", ylim=(0, None))
-    axis.set_ylabel(f"{kind} s an epoch of each learner\n(500 images)")
+    axis.set_ylabel(f"{kind} s an epoch of each learner\n({FEW_IMAGES} images)")
     axis.set_title("Replicas")
 
 
