@@ -31,7 +31,16 @@ from d2ue.datasets.registry import ZENODO
 from d2ue.ensemble import resolve_device
 from d2ue.errors import D2UEError, InputError
 from d2ue.reproduce import NOTEBOOKS, TABLE_NOTEBOOKS
-from d2ue.runs import MANIFEST, Store, check_run_folder, fit_run, reading, run_scan, write_text
+from d2ue.runs import (
+    MANIFEST,
+    Store,
+    check_run_folder,
+    check_writable,
+    fit_run,
+    reading,
+    run_scan,
+    write_text,
+)
 from d2ue.similarity import SIMILARITIES
 from d2ue.steps import check_precision
 
@@ -349,8 +358,12 @@ def reproduce(
     for place in (store, scores):
         if place is not None and "," in str(place.resolve()):
             raise InputError(f"{place} has a comma in its path, which parts places: move it.")
+    if data is not None:
+        _check_names(data, dataset)
+    if scores is not None and not scores.exists():
+        raise InputError(f"There is no {scores}: give a file that 'd2ue export' wrote.")
     settings = batch.Settings(
-        datasets=",".join(dataset or ["phantom"]),
+        datasets=",".join(["phantom"] if dataset is None else dataset),
         data="" if data is None else str(Path(data).resolve()),
         results=str((store if scores is None else scores).resolve()),
         seeds=seeds,
@@ -379,7 +392,11 @@ def reproduce(
     if not dry_run:
         check_papermill()
     report = batch.Report()
-    if scores is None:
+    if scores is not None:
+        # What the pages would stop at is said before a kernel is started.
+        batch.obtain(TABLES[name], settings, jobs=-1, progress=False)
+    else:
+        check_writable(store)
         datasets = settings.load()
         if not datasets:
             raise InputError(
@@ -397,7 +414,7 @@ def reproduce(
         report = batch.run(plan, kept, jobs=processes, device=device)
         typer.echo(
             f"{store}: {len(plan.wanted)} ensembles, {report.cached} of them cached; "
-            f"{len(report.done)} learners trained or ensembles scored."
+            f"{len(report.done)} learners and ensembles' scores are new."
         )
         for key in plan.keys:
             if apart := departures(key, settings.base):
@@ -422,9 +439,8 @@ def reproduce(
     if stopped:
         failed.append(f"{stopped} of {len(sources)} pages stopped")
     if failed:
-        raise D2UEError(
-            f"{', '.join(failed)}, all else was done; the same command tries them again."
-        )
+        again = "" if scores is not None else "; the same command tries them again"
+        raise D2UEError(f"{', '.join(failed)} as said above, all else was done{again}.")
 
 
 @app.command()
@@ -432,6 +448,9 @@ def controls(
     name: Annotated[str, typer.Argument(help="data set, as for reproduce --dataset")],
     data: Annotated[str | None, typer.Option(metavar="FOLDER", help="where its images lie")] = None,
     seeds: Annotated[str, typer.Option(help="how many, 5, or which, 1,2,7")] = "5",
+    epochs: Annotated[int, typer.Option(help="of the learners looked for")] = DEFAULTS.epochs,
+    batch_size: Annotated[int, typer.Option(help="likewise")] = DEFAULTS.batch_size,
+    precision: Precision = DEFAULTS.precision,
     store: Annotated[
         Path, typer.Option(help="folder where learners are looked for and scores are kept")
     ] = Path("results/store"),
@@ -443,7 +462,8 @@ def controls(
     """
     from d2ue.experiments import batch
 
-    settings = batch.Settings(name, "" if data is None else data, seeds=seeds)
+    base = TrainConfig(epochs=epochs, batch_size=batch_size, precision=precision)
+    settings = batch.Settings(name, "" if data is None else data, seeds=seeds, base=base)
     report = batch.score_controls(settings, Store(store))
     typer.echo(f"{store}: {len(report.done)} controls scored, {report.cached} were there.")
     for task in report.skipped:
@@ -562,9 +582,13 @@ def export(
         raise InputError(f"There is no folder {store}: 'd2ue reproduce' makes one.")
     records = results.read_records(store)
     names = [n for n, r in records.items() if not dataset or r.data.name in dataset]
-    absent = set(dataset or ()) - {record.data.name for record in records.values()}
+    there = {record.data.name for record in records.values()}
+    absent = set(dataset or ()) - there
     if absent:
-        raise InputError(f"{store} holds no results of {', '.join(sorted(absent))}.")
+        raise InputError(
+            f"{store} holds no results of {', '.join(sorted(absent))}, only of "
+            f"{', '.join(sorted(there)) or 'nothing at all'}."
+        )
     count = results.export(Store(store), out, names, weights=weights)
     typer.echo(f"{out}: the scores of {count} ensembles{' and their learners' * weights}.")
 
@@ -612,11 +636,25 @@ def _check_pages(
             is_taken = any(p.is_file() for p in (folders[each], *folders[each].parents))
         if is_taken:
             raise InputError(f"{folders[each]} is a file, or lies under one: give --out a folder.")
+        check_writable(folders[each])
     for key in given.keys() - {"progress"}:
         raise InputError(
             f"-p {key} would be set after the training that it is about: the tables have options, "
             "see 'd2ue reproduce --help'."
         )
+
+
+def _check_names(data: str, names: list[str] | None) -> None:
+    """Refuse to take the phantoms where somebody gives images."""
+    if not data.strip():
+        raise InputError("--data is empty: give the folder in which the images lie.")
+    if names is None:
+        raise InputError(
+            f"What are the images in {data} called? Give --dataset a name that 'd2ue datasets' "
+            "lists, or a label of your own."
+        )
+    if all(name in BUILT_IN for name in names):
+        raise InputError(f"{', '.join(names)} is built in and needs no --data: leave it out.")
 
 
 def _run_page(source: Path, folder: Path, values: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from d2ue.errors import InputError
 
 COLUMNS = ("name", "split", "label", "cluster")
+_WRITTEN = "'d2ue audit FOLDER --out DIR' writes one"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +66,13 @@ def read_clusters(file: str | os.PathLike[str]) -> Clusters:
     try:
         frame = pd.read_csv(path, dtype={"name": str, "split": str}, keep_default_na=False)
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}): {_WRITTEN}.") from error
     except (ValueError, UnicodeDecodeError) as error:  # pandas' own are kinds of ValueError
-        raise InputError(f"{path} is no CSV table of clusters.") from error
+        raise InputError(f"{path} is no CSV table of clusters: {_WRITTEN}.") from error
     if not set(COLUMNS) <= set(frame.columns):
-        raise InputError(f"{path} is no table of clusters: it lacks {', '.join(COLUMNS)}.")
+        raise InputError(
+            f"{path} is no table of clusters, it lacks {', '.join(COLUMNS)}: {_WRITTEN}."
+        )
     split = frame["split"].to_numpy()
     n_train = int((split == "train").sum())
     if not (split[:n_train] == "train").all() or not (split[n_train:] == "test").all():

@@ -11,5 +11,9 @@ class InputError(D2UEError, ValueError):
     """Something given to the package is not usable: a folder, an image, an option, a saved run."""
 
 
+class DamagedError(InputError):
+    """A file does not hold what was written."""
+
+
 class DivergedError(D2UEError, RuntimeError):
     """The training loss of at least one learner became NaN or infinite."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from d2ue.errors import D2UEError, InputError
 from d2ue.progress import PLAIN_BARS
-from d2ue.runs import umask
+from d2ue.runs import making, write_file, writing
 
 #: Notebook by the name that `d2ue reproduce` takes.
 NOTEBOOKS = {
@@ -108,31 +108,28 @@ def run_notebook(
         values["out"] = str(folder)
     target = folder / source.name
     os.environ[PLAIN_BARS] = "1"  # the kernel inherits it
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(".ipynb", f".{source.stem}-", folder)
-        os.close(handle)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written to ({error.strerror}).") from error
-    try:
-        papermill.execute_notebook(
-            str(source),
-            unfinished,
-            values,
-            progress_bar=False,
-            cwd=str(source.parent),
-            stderr_file=sys.stderr if progress else None,
-        )
-        _drop_bars(Path(unfinished))
-        os.chmod(unfinished, 0o666 & ~umask())  # a temporary file is its owner's alone
-        os.replace(unfinished, target)
-    except PapermillExecutionError as error:
-        # The traceback of the cell goes with the notebook; the reader gets its last line.
-        raise D2UEError(
-            f"{source.name} stopped in cell {error.exec_count}: {_last_line(error)}"
-        ) from error
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
+    # papermill writes as it goes: elsewhere, so that a killed run leaves nothing in the folder.
+    with making(folder), tempfile.TemporaryDirectory(prefix="d2ue-") as aside:
+        unfinished = Path(aside, source.name)
+        try:
+            papermill.execute_notebook(
+                str(source),
+                str(unfinished),
+                values,
+                progress_bar=False,
+                cwd=str(source.parent),
+                stderr_file=sys.stderr if progress else None,
+                # Its warnings, such as that of a kernel reached over TCP, are not the reader's.
+                extra_arguments=["--IPKernelApp.log_level=40"],
+            )
+        except PapermillExecutionError as error:
+            # The traceback of the cell goes with the notebook; the reader gets its last line.
+            raise D2UEError(
+                f"{source.name} stopped in cell {error.exec_count}: {_last_line(error)}"
+            ) from error
+        _drop_bars(unfinished)
+        with writing(target):
+            write_file(target, unfinished.read_bytes())
     return target
 
 

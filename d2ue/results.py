@@ -25,7 +25,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from d2ue.config import TrainConfig
 from d2ue.controls import IMAGE_CONTROLS, gradient_score, image_controls, untrained_ensemble
 from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
 from d2ue.ensemble import Ensemble
-from d2ue.errors import InputError
+from d2ue.errors import DamagedError, InputError
 from d2ue.runs import (
     Store,
     damaged,
@@ -72,6 +72,11 @@ RECORD_FORMAT = "d2ue scores 1"
 EXPORT_FORMAT = "d2ue export 1"
 #: Per-image mean squared error of the learners' own reconstructions, averaged over learners.
 RECONSTRUCTION = "reconstruction"
+_SCORE_AGAIN = (
+    "remove this file; 'd2ue reproduce' with the images computes it again, 'd2ue import' takes it "
+    "from an export"
+)
+_FETCH_AGAIN = "give a file that 'd2ue export' wrote, or copy it anew from where it came"
 _MEMBER_LIMIT = 2**28  # bytes; a learner at the largest image size has 20 MB
 _PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what `export` writes
 
@@ -256,7 +261,7 @@ def learner_similarity(ensemble: Ensemble, test: ImageSet) -> dict[str, float]:
 
 
 def put_record(store: Store, record: Record) -> None:
-    """Keep a record; one that is there already stays.
+    """Keep a record; one that is there already stays, unless its file is damaged.
 
     Raises:
         InputError: if it cannot be written.
@@ -266,13 +271,29 @@ def put_record(store: Store, record: Record) -> None:
     with store.claim([record.name]), writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path)
-        if not path.exists():
+        if not has_record(store, record.name):
             write_file(path, _dump(record))
 
 
 def has_record(store: Store, name: str) -> bool:
-    """Whether a record is there, without reading it."""
-    return _path(store, name).exists()
+    """Whether a record is there, whole: a damaged one can be computed again."""
+    try:
+        return get_record(store, name) is not None
+    except DamagedError:
+        return False
+
+
+def rename_data(store: Store, name: str, data: DataKey) -> None:
+    """Have a record say what its data set is called now: its name here is of the images alone.
+
+    Raises:
+        InputError: if it is damaged, or cannot be written.
+    """
+    record = get_record(store, name)
+    if record is not None and record.data != data:
+        path = _path(store, name)
+        with store.claim([name]), writing(path):
+            write_file(path, _dump(dataclasses.replace(record, data=data)))
 
 
 def get_record(store: Store, name: str) -> Record | None:
@@ -285,14 +306,21 @@ def get_record(store: Store, name: str) -> Record | None:
     if not path.exists():
         return None
     with reading(path):
-        return _parse(path.read_bytes(), path, name)
+        content = path.read_bytes()
+    try:
+        return _parse(content, path, name)
+    except DamagedError as error:
+        raise damaged(path, _SCORE_AGAIN) from error
 
 
-def read_records(*places: str | os.PathLike[str]) -> dict[str, Record]:
-    """Every record of some stores and export files, by name.
+def read_records(
+    *places: str | os.PathLike[str], names: Collection[str] | None = None
+) -> dict[str, Record]:
+    """The records of some stores and export files, by name.
 
     Args:
         places: folders of stores, or files written by `export`; a store not yet made is empty.
+        names: which of them; the others in a store are not even opened. None = all.
 
     Raises:
         InputError: if a file is missing, damaged or of another kind.
@@ -302,14 +330,17 @@ def read_records(*places: str | os.PathLike[str]) -> dict[str, Record]:
         if place.is_dir():
             store = Store(place)
             for path in sorted((place / "scores").glob("[0-9a-f]*.safetensors")):
-                record = get_record(store, path.stem)
+                wanted = names is None or path.stem in names
+                record = get_record(store, path.stem) if wanted else None
                 if record is not None:
                     records[path.stem] = record
         elif place.suffix == ".zip" or place.exists():
             for member, content in _members(place):
                 if member.startswith("scores/"):
                     name = Path(member).stem
-                    records[name] = _parse(content, place / member, name)
+                    record = _parse(content, place / member, name)
+                    if names is None or name in names:
+                        records[name] = record
     return records
 
 
@@ -463,21 +494,21 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
         with reading(path), zipfile.ZipFile(path) as packed:
             for info in packed.infolist():
                 if info.file_size > _MEMBER_LIMIT or info.compress_type not in _PACKINGS:
-                    raise damaged(path)
+                    raise damaged(path, _FETCH_AGAIN)
             manifest = json.loads(packed.read("manifest.json"))
             if manifest.get("format") != EXPORT_FORMAT:
                 raise InputError(f"{path} was not written by this program: give another file.")
             sums = manifest["files"]
             if not isinstance(sums, dict):
-                raise damaged(path)
+                raise damaged(path, _FETCH_AGAIN)
             if sorted(packed.namelist()) != sorted(["manifest.json", *sums]):
-                raise damaged(path)
+                raise damaged(path, _FETCH_AGAIN)
             if not all(_MEMBER.fullmatch(member) for member in sums):
-                raise damaged(path)
+                raise damaged(path, _FETCH_AGAIN)
             for member in sorted(sums):  # learner.json comes before weights.safetensors
                 unpacked = packed.read(member)
                 if hashlib.sha256(unpacked).hexdigest() != sums[member]:
-                    raise damaged(path)
+                    raise damaged(path, _FETCH_AGAIN)
                 yield member, unpacked
     except InputError:  # which is a ValueError too
         raise
@@ -493,7 +524,7 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
         RuntimeError,
         ValueError,
     ) as error:
-        raise damaged(path) from error
+        raise damaged(path, _FETCH_AGAIN) from error
 
 
 #: The scores that a record has at least, by its control.

@@ -54,7 +54,7 @@ from d2ue.config import TrainConfig
 from d2ue.datasets.medical import ScanConfig
 from d2ue.datasets.types import ImageSet
 from d2ue.ensemble import Ensemble, join
-from d2ue.errors import InputError
+from d2ue.errors import DamagedError, InputError
 from d2ue.training import (
     Learner,
     TrainState,
@@ -615,12 +615,12 @@ def _read_checked(path: Path, sha256: str) -> bytes:
     return content
 
 
-def damaged(path: Path) -> InputError:
+def damaged(
+    path: Path,
+    advice: str = "remove its folder and train again, or copy it anew from where it came",
+) -> DamagedError:
     """The sentence for a file that does not hold what was written."""
-    return InputError(
-        f"{path} is damaged or incomplete: remove its folder and train again, "
-        "or copy it anew from where it came."
-    )
+    return DamagedError(f"{path} is damaged or incomplete: {advice}.")
 
 
 def _json_bytes(value: object) -> bytes:
@@ -651,9 +651,51 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free some space" if full else "give a folder that can be written to"
+        advice = "give a folder that can be written to"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = "free some space"
+        elif error.errno == errno.ENOENT:
+            advice = f"make the folder {path.parent} first"
         raise InputError(f"{path} cannot be written ({error.strerror}): {advice}.") from error
+
+
+@contextlib.contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """A folder for what is written inside; where that fails, empty folders made for it go again.
+
+    Raises:
+        InputError: if it cannot be made, or nothing can be written into it.
+    """
+    folder = folder.resolve()
+    made: list[Path] = []
+    try:
+        with writing(folder):
+            absent = [each for each in (folder, *folder.parents) if not each.exists()]
+            for each in reversed(absent):
+                each.mkdir(exist_ok=True)
+                made.append(each)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for each in reversed(made):
+                each.rmdir()
+        raise
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse before hours of work a folder that nothing can be written to; leaves no trace.
+
+    Raises:
+        InputError: if it cannot be made, or nothing can be written into it.
+    """
+
+    class Leave(Exception):
+        pass
+
+    with contextlib.suppress(Leave), making(folder):
+        raise Leave
 
 
 @contextlib.contextmanager

@@ -472,6 +472,8 @@ def _estimate(
     """
     if not 0 < level < 1:
         raise InputError(f"An interval's level lies between 0 and 1, not at {level}.")
+    # A tie is a tie: the last bit of a sum must not give a seed a side.
+    per_seed = np.where(np.abs(per_seed - null) <= ROUNDING, null, per_seed)
     n_seeds, value = len(per_seed), float(per_seed.mean())
     if clusters is None:
         parts = [(x.mean(0).var(ddof=1) / x.shape[1], x.shape[1] - 1) for x in influences]

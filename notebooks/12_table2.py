@@ -86,7 +86,7 @@ for line in ex.about([*cells["table2"], *cells["controls"]]):
 # **Look for** the length of the row of dots: how far seeds of one and the same setting lie apart, against what the paper reads out of a difference between two rows.
 
 # %%
-figure = plotting.table_dots(both, f"Table 2 and controls: {settings}")
+figure = plotting.table_dots(both, f"Table 2 and controls: {settings.head(report.data)}")
 plt.show()
 
 # %% [markdown]
@@ -101,7 +101,7 @@ verdicts = ex.verdicts("table2", cells["table2"])
 display(Markdown(ex.markdown(ex.show_verdicts(verdicts))))
 
 # %%
-claims_figure = plotting.verdict_intervals(verdicts)
+claims_figure = plotting.verdict_intervals(verdicts, settings.head(report.data))
 plt.show()
 
 # %% [markdown]
@@ -117,7 +117,7 @@ central = ex.central_verdicts(cells["table2"])
 display(Markdown(ex.markdown(ex.show_verdicts(central))))
 
 # %%
-central_figure = plotting.verdict_intervals(central)
+central_figure = plotting.verdict_intervals(central, settings.head(report.data))
 plt.show()
 
 # %% [markdown]
@@ -155,8 +155,7 @@ if committed and table["n_seeds"].min() == 3:
 # ## Where our numbers and the paper's differ
 
 # %%
-differences = ex.differences(table)
-print("\n".join(differences) or "No published value lies outside our interval.")
+print(*ex.differences(table), sep="\n")
 
 # %% [markdown]
 # What was checked before calling this a result:

@@ -83,7 +83,8 @@ for line in ex.about(cells["table3"]):
 print("The paper, on RSNA:", ", ".join(f"{k} {v}" for k, v in ex.PAPER_TABLE3.items()))
 
 # %%
-figure = plotting.table_dots(table, f"Table 3 (the paper's is of RSNA): {settings}")
+about = f"Table 3 (the paper's is of RSNA): {settings.head(report.data)}"
+figure = plotting.table_dots(table, about)
 plt.show()
 
 # %% [markdown]

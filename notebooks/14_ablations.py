@@ -107,7 +107,7 @@ if committed:
 
 # %%
 figures = {
-    name: plotting.table_dots(table, f"{name}: {settings}")
+    name: plotting.table_dots(table, f"{name}: {settings.head(report.data)}")
     for name, table in tables.items()
     if table["n_seeds"].any()
 }

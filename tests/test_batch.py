@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,7 +164,7 @@ def test_processes_side_by_side_give_the_same_bits(undisturbed, base, dataset, t
 def test_what_is_there_is_not_run_again(undisturbed, base, dataset):
     store = Store(undisturbed)
     plan = batch.plan(table2(base), [dataset], [1], store)
-    assert not plan.tasks and plan.cached == plan.wanted
+    assert not plan.tasks and plan.cached.keys() == plan.wanted
     report = batch.run(plan, store, jobs=1, progress=False)
     assert report.cached == 2 and not report.done
 
@@ -541,8 +542,68 @@ def test_results_are_drawn_without_images(undisturbed, base):
 
 def test_results_that_are_not_there_are_told(undisturbed, base, refused):
     settings = batch.Settings("rsna", results=str(undisturbed), base=base)
-    with refused("no results for rsna", "folder with the images"):
+    with refused("no results for rsna", "only for waves", "folder with the images"):
         batch.obtain(["table2"], settings)
+
+
+@pytest.mark.parametrize("change", [{"epochs": 3}, {"batch_size": 4}, {"precision": "bf16"}])
+def test_results_of_other_settings_are_not_drawn_as_not_run(change, undisturbed, base, refused):
+    settings = batch.Settings("waves", results=str(undisturbed), base=base.replace(**change))
+    with refused("only of 2 epochs, batches of 8 and float32"):
+        batch.obtain(["table2"], settings)
+
+
+def test_a_damaged_score_is_computed_again_and_bothers_nobody_else(
+    undisturbed, base, dataset, tmp_path
+):
+    shutil.copytree(undisturbed, tmp_path / "s")
+    store = Store(tmp_path / "s")
+    whole = contents(tmp_path / "s")
+    free = [row for row in table2(base) if not row.config.repels]
+    plan = batch.plan(free, [dataset], [1], store)
+    (needed,) = plan.wanted
+    for path in (tmp_path / "s" / "scores").iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    plan = batch.plan(free, [dataset], [1], store)
+    report = batch.run(plan, store, jobs=1, progress=False)
+    assert report.done == [needed] and not report.failed
+    now = contents(tmp_path / "s")
+    assert sum(now[name] != whole[name] for name in whole) == 1  # the one that nobody asked for
+    assert now[f"scores/{needed}.safetensors"] == whole[f"scores/{needed}.safetensors"]
+    assert read_records(store.folder, names=plan.wanted).keys() == plan.wanted
+
+
+def test_the_last_name_of_some_images_is_the_one_they_are_exported_under(
+    undisturbed, base, dataset, tmp_path
+):
+    shutil.copytree(undisturbed, tmp_path / "s")
+    store = Store(tmp_path / "s")
+    renamed = dataclasses.replace(dataset, name="ripples")
+    plan = batch.plan(table2(base), [renamed], [1], store)
+    assert not plan.tasks and not batch.run(plan, store, jobs=1, progress=False).done
+    assert {record.data.name for record in read_records(store.folder).values()} == {"ripples"}
+
+
+def test_heads_say_how_many_images_there_are(undisturbed, base):
+    settings = batch.Settings("waves", results=str(undisturbed), seeds="1", base=base)
+    _, report = batch.obtain(["table2"], settings)
+    said = "waves (not in the paper, 20 to train, 6 + 6 to test), 2 epochs, seed 1"
+    assert settings.head(report.data) == said
+
+
+def test_numbers_of_images_that_there_are_not(refused):
+    with refused("n_test is a number of images", "-2"):
+        batch.Settings("phantom", n_test=-2)
+    with refused("n_train is 100000, but phantom has"):
+        batch.Settings("phantom", n_train=100000).load(progress=False)
+
+
+def test_names_of_data_sets_are_given_once(refused):
+    for given, word in (("", "No data set is named"), ("phantom,phantom", "named twice")):
+        with refused(word):
+            batch.Settings(given).load(progress=False)
+    with refused("ae,memae,aeu"):
+        batch.Settings("phantom", backbones=",").rows("table2")
 
 
 def test_two_names_of_one_folder_are_refused(dataset, tmp_path, refused):

@@ -473,7 +473,15 @@ def test_options_that_would_go_unheeded_are_refused(capsys):
         (("-p", "seeds=3"), "-p seeds would be set after the training"),
         (("--store", "a,b"), "comma"),
         (("--out", __file__), "is a file"),
+        (("--out", "/proc/tables"), "cannot be written"),
+        (("--store", "/proc/store"), "cannot be written"),
         (("--scores", "a.zip"), "--store is for what is trained"),
+        (("--data", "."), "What are the images in . called?"),
+        (("--data", "", "--dataset", "mine"), "--data is empty"),
+        (("--data", ".", "--dataset", "phantom"), "is built in and needs no --data"),
+        (("--dataset", ""), "No data set is named"),
+        (("--dataset", "phantom", "--dataset", "phantom"), "named twice"),
+        (("--n-test", "-2"), "not -2"),
     ],
 )
 def test_tables_refuse_what_cannot_be_run(capsys, tmp_path, options, about):
@@ -510,7 +518,7 @@ def test_a_table_from_images_to_page_and_again_from_its_export(capsys, bench_fol
     arguments = ("reproduce", "table1", *SMALL, "--data", bench_folder, "--store", store)
     code, said, err = run(capsys, *arguments, "--out", out, "--jobs", "2")
     assert code == 0, err
-    assert "6 ensembles, 0 of them cached; 15 learners trained or ensembles scored" in said
+    assert "6 ensembles, 0 of them cached; 15 learners and ensembles' scores are new" in said
     assert "not the paper's numbers" in said
     left = {path.name for path in out.iterdir()}
     assert left >= {"11_table1.ipynb", "table1.csv", "table1.md", "table1.png", "parameters.json"}
@@ -524,7 +532,7 @@ def test_a_table_from_images_to_page_and_again_from_its_export(capsys, bench_fol
     clusters.write_text(clusters_of("0011233445"[:9]))
     again = (*arguments, "--jobs", "1", "--out", tmp_path / "again", "--clusters", clusters)
     code, said, _ = run(capsys, *again)
-    assert code == 0 and "6 of them cached; 0 learners trained" in said
+    assert code == 0 and "6 of them cached; 0 learners and" in said
     with open(tmp_path / "again" / "table1.csv") as file:
         respected = list(csv.DictReader(file))
     for line, plain in zip(respected, lines, strict=True):
@@ -541,9 +549,13 @@ def test_a_table_from_images_to_page_and_again_from_its_export(capsys, bench_fol
     for name in ("table1.csv", "table1.md", "table1_verdicts.csv"):
         assert (tmp_path / "drawn" / name).read_bytes() == (out / name).read_bytes()
     more = ("--out", tmp_path / "none", "--clusters", tmp_path / "no.csv")
-    code, _, err = run(capsys, *drawn, *more)
-    assert code == 2 and "failed: table1: 11_table1.ipynb stopped in cell" in err
-    assert "1 of 1 pages stopped" in err
+    assert_refused(capsys, *drawn, *more, about="'d2ue audit FOLDER --out DIR' writes one")
+    other = [*drawn, "--out", tmp_path / "none"]
+    other[other.index("--epochs") + 1] = 2
+    assert_refused(capsys, *other, about="only of 1 epoch, batches of 8 and float32")
+    other = [*drawn, "--dataset", "nosuch", "--out", tmp_path / "none"]
+    assert_refused(capsys, *other, about="no results for nosuch")
+    assert not (tmp_path / "none").exists()
     assert_refused(capsys, *drawn, "--dry-run", about="--dry-run is for what is trained")
     assert_refused(
         capsys, "export", store, "--out", tmp_path / "x.zip", "--dataset", "drawn",
@@ -565,6 +577,9 @@ def test_a_table_from_images_to_page_and_again_from_its_export(capsys, bench_fol
         assert [line["n_seeds"] for line in csv.DictReader(file)] == ["1", "0", *"1111"]
     failed = json.loads((tmp_path / "less" / "parameters.json").read_text())["parameters"]["failed"]
     assert list(failed) == ["drawn: scores of 1 learner of memae, seed 1"]
+    assert (
+        "Failed: drawn: scores of 1 learner of memae" in (tmp_path / "less/table1.md").read_text()
+    )
 
 
 def clusters_of(names):
@@ -628,5 +643,7 @@ def test_exports_that_cannot_be_made_are_refused(capsys, tmp_path):
     (tmp_path / "s").mkdir()
     arguments = ("export", tmp_path / "s", "--out", tmp_path / "a.zip")
     assert_refused(capsys, *arguments, about="nothing to export")
-    assert_refused(capsys, *arguments, "--dataset", "rsna", about="no results of rsna")
+    assert_refused(
+        capsys, *arguments, "--dataset", "rsna", about="no results of rsna, only of noth"
+    )
     assert_refused(capsys, "import", tmp_path / "a.zip", about="a.zip")

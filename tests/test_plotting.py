@@ -284,6 +284,8 @@ def test_claims_are_drawn_with_interval_seeds_and_verdict():
     )
     axis = plotting.verdict_intervals(verdicts).axes[0]
     assert axis.get_title("right") == "brain-mri: 95 % intervals, 1 to 2 seeds"
+    head = plotting.verdict_intervals(verdicts, "brain-mri, 2 epochs").axes[0].get_title("right")
+    assert head == "brain-mri, 2 epochs: 95 % intervals, 1 to 2 seeds"
     assert axis.get_ylim() == (2.5, -0.5)  # the first claim on top, half a row of air at either end
     drawn = points(axis)
     assert {(2.0, 0, "o"), (-3.0, 1, "s"), (0.5, 2, "D"), (1.5, 0, "|"), (2.5, 0, "|")} <= set(

@@ -344,6 +344,12 @@ def test_ones_own_set_under_a_label(tmp_path):
     assert dataset.name == "my-set-2" and len(dataset.train) == 2
 
 
+def test_a_mistyped_label_is_not_a_folder_of_normal_images(tmp_path, refused):
+    write_set(tmp_path / "my-scans")
+    with refused("nor a folder my-scan/ with one", "right name"):
+        load_named("my-scan", tmp_path)
+
+
 def test_built_in_sets_need_no_folder():
     for name in BUILT_IN:
         dataset = load_named(name, None, 16, progress=False)

@@ -1,6 +1,13 @@
 """The runner of notebooks, on small notebooks made here and run for real."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -61,6 +68,42 @@ def test_a_failing_cell_is_named_and_leaves_the_last_good_notebook(tmp_path):
         run_notebook(source, out, progress=False)
     assert [p.name for p in out.iterdir()] == ["small.ipynb"]
     assert (out / "small.ipynb").read_text() == "the last good one"
+
+
+def test_a_page_that_stops_leaves_no_empty_folder(tmp_path):
+    source = make_notebook(tmp_path, "raise ValueError('the sky fell')")
+    with pytest.raises(D2UEError):
+        run_notebook(source, tmp_path / "deep" / "results", progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["small.ipynb"]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no kill -9 of a process group here")
+def test_a_killed_page_leaves_nothing_in_the_folder(tmp_path):
+    """Killed in a cell that has said that it runs; the next run is as if nothing had been."""
+    work = f"open({str(tmp_path / 'runs')!r}, 'w').close()\nwhile True: pass"
+    source, out = make_notebook(tmp_path, work), tmp_path / "out"
+    code = (
+        "from pathlib import Path; from d2ue.reproduce import run_notebook; "
+        f"run_notebook(Path({str(source)!r}), {str(out)!r}, progress=False)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    end = time.monotonic() + 120
+    while not (tmp_path / "runs").exists():
+        assert time.monotonic() < end and process.poll() is None
+        os.sched_yield()
+    kernels = children_of(process.pid)
+    process.kill()
+    process.wait()
+    for kernel in kernels:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(kernel, signal.SIGKILL)
+    assert not list(out.iterdir())
+
+
+def children_of(pid):
+    """Process ids of the children of a process."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found]
 
 
 def test_our_own_sentences_come_out_of_a_notebook_as_they_are(tmp_path):

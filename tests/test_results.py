@@ -1,5 +1,6 @@
 """Records and exports: what was scored is read back, or refused in a sentence."""
 
+import dataclasses
 import json
 import threading
 import zipfile
@@ -18,6 +19,7 @@ from d2ue.results import (
     put_record,
     read_records,
     record_name,
+    rename_data,
     score_record,
 )
 from d2ue.runs import Store
@@ -187,6 +189,32 @@ def test_every_flipped_byte_of_a_record_is_noticed(made, tmp_path, refused):
         path.write_bytes(content[:length])
         with refused("damaged"):
             get_record(other, record.name)
+
+
+def test_a_damaged_record_is_not_there_and_can_be_put_again(made, tmp_path, refused):
+    _, (record, single) = made
+    store = Store(tmp_path)
+    put_record(store, record)
+    put_record(store, single)
+    path = tmp_path / "scores" / f"{record.name}.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    assert not has_record(store, record.name) and has_record(store, single.name)
+    with refused(path, "remove this file"):
+        read_records(tmp_path)
+    assert read_records(tmp_path, names=[single.name]).keys() == {single.name}
+    put_record(store, record)
+    same(get_record(store, record.name), record)
+
+
+def test_images_can_be_called_something_else(made, tmp_path):
+    _, (record, single) = made
+    store = Store(tmp_path)
+    put_record(store, record)
+    renamed = dataclasses.replace(record.data, name="other")
+    rename_data(store, record.name, renamed)
+    rename_data(store, single.name, renamed)  # is not there
+    same(get_record(store, record.name), dataclasses.replace(record, data=renamed))
+    assert read_records(tmp_path).keys() == {record.name}
 
 
 def test_a_record_under_another_name_is_refused(made, tmp_path, refused):

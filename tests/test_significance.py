@@ -589,6 +589,20 @@ def test_the_chain_from_scores_to_verdicts():
     assert judge(claims).verdict.tolist() == ["holds", "does not hold", "cannot tell"]
 
 
+def test_a_tie_has_no_side():
+    """Of two orders with the same AUC sums differ in their last bit; neither is the better one."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [10, 9])
+    ties = 0
+    for _ in range(2000):
+        a, b = rng.permutation(19), rng.permutation(19)
+        wins = [(x[10:, None] > x[None, :10]).sum() for x in (a, b)]
+        found = auc_difference(labels, a[None], b[None])
+        assert np.sign(found.per_seed[0]) == np.sign(wins[0] - wins[1])
+        ties += wins[0] == wins[1]
+    assert ties > 5
+
+
 # What cannot be estimated
 
 

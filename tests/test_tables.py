@@ -229,7 +229,18 @@ def test_differences_name_the_cells_where_the_paper_is_outside_our_interval(cell
     sentences = tables.differences(tables.long_table(cells))
     assert any("AE, Unc+DSU" in sentence and "paper has 88.9" in sentence for sentence in sentences)
     frame = tables.long_table(cells).assign(paper_AUC=lambda f: f["AUC"])
-    assert tables.differences(frame) == []
+    assert tables.differences(frame) == ["No published value lies outside our interval."]
+    nothing = frame.assign(AUC_difference=float("nan"))
+    (sentence,) = tables.differences(nothing)
+    assert "Nothing here has a published value" in sentence
+
+
+def test_names_of_sets_say_what_is_not_the_papers():
+    assert tables.titled(DataKey("brain-mri", "a", "b", 1000, 600, 600)) == "brain-mri"
+    some = tables.titled(DataKey("brain-mri", "a", "b", 16, 10, 12))
+    assert some == "brain-mri (not the paper's split, 16 to train, 10 + 12 to test)"
+    own = tables.titled(DataKey("mine", "a", "b", 16, 10, 12))
+    assert own == "mine (not in the paper, 16 to train, 10 + 12 to test)"
 
 
 def test_the_ticks_of_table_3_are_the_functions():

@@ -269,7 +269,13 @@ def load_named(
     elif name in SOURCES:
         folder = find_folder(name, data)
     elif not os.path.lexists(folder / DATA_JSON):
-        folder = find_below([name], folder) or folder
+        found = find_below([name], folder)
+        if found is None:
+            raise InputError(
+                f"{show(folder)} holds neither a data.json nor a folder {name}/ with one: give the "
+                f"folder in which the images of {name} lie, or their right name."
+            )
+        folder = found
     dataset = replace(load_folder(folder, image_size, progress=progress), name=name)
     if name in SOURCES:
         _warn_of_other_counts(SOURCES[name], dataset, folder)

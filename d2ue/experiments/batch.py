@@ -36,15 +36,26 @@ from d2ue.datasets.types import Dataset
 from d2ue.ensemble import join, resolve_device
 from d2ue.errors import D2UEError, InputError
 from d2ue.experiments.quick import save_results
-from d2ue.experiments.tables import Cell, Row, collect, layout, markdown, rows, show_verdicts
+from d2ue.experiments.tables import (
+    Cell,
+    Row,
+    collect,
+    layout,
+    markdown,
+    rows,
+    show_verdicts,
+    titled,
+)
 from d2ue.progress import bar as progress_bar
 from d2ue.results import (
     DataKey,
+    Record,
     data_keys,
     has_record,
     put_record,
     read_records,
     record_name,
+    rename_data,
     score_control,
     score_record,
 )
@@ -114,7 +125,7 @@ class Plan:
         datasets: the data sets.
         keys: their keys.
         tasks: what is missing, by name, in an order in which it could be done.
-        cached: names of the records that are there.
+        cached: of the records that are there, the data set's position by name.
         wanted: names of all records.
         titles: what every task and cached record is, such as "brain-mri: learner 1 of ae, seed 1".
     """
@@ -122,7 +133,7 @@ class Plan:
     datasets: Sequence[Dataset]
     keys: Sequence[DataKey]
     tasks: dict[str, Task] = field(default_factory=dict)
-    cached: set[str] = field(default_factory=set)
+    cached: dict[str, int] = field(default_factory=dict)
     wanted: set[str] = field(default_factory=set)
     titles: dict[str, str] = field(default_factory=dict)
 
@@ -142,6 +153,7 @@ class Report:
 
     Attributes:
         done: names of what was trained or scored by this batch.
+        data: the data sets' keys, in their order.
         cached: how many ensembles' scores were there already.
         failed: sentence by title, for the tasks that failed.
         skipped: titles of the tasks that waited for a failed one.
@@ -151,14 +163,27 @@ class Report:
     cached: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    data: Sequence[DataKey] = ()
 
 
 def plan(
-    rows: Iterable[Row], datasets: Sequence[Dataset], seeds: Sequence[int], store: Store
+    rows: Iterable[Row],
+    datasets: Sequence[Dataset],
+    seeds: Sequence[int],
+    store: Store,
+    *,
+    train: bool = True,
 ) -> Plan:
     """What has to be trained and scored for these rows, and what is there.
 
     Seeds go in the outer loop: a batch that is stopped early leaves whole seeds, not whole rows.
+
+    Args:
+        rows: of tables.
+        datasets: what they are run on.
+        seeds: which.
+        store: where results are kept.
+        train: False to plan the scoring of what is there alone.
 
     Raises:
         InputError: if a data set does not fit the settings or has no labelled test images.
@@ -166,11 +191,13 @@ def plan(
     rows = list(rows)
     found = Plan(datasets, [DataKey.of(dataset) for dataset in datasets])
     for position, (dataset, key) in enumerate(zip(datasets, found.keys, strict=True)):
-        for row in rows:
+        for row in rows if train else ():
             check_images(row.config, dataset.train)
         for seed in seeds:
             for row in rows:
                 _add(found, store, position, key, row.config.replace(seed=seed), row.control)
+    if not train:
+        found.tasks = {name: task for name, task in found.tasks.items() if task.kind == "score"}
     return found
 
 
@@ -185,7 +212,7 @@ def _add(
     learners = [learner_name(config, k, key.train) for k in range(1, trained + 1)]
     scoring = Task(record, "score", position, config, 0, frozenset(learners), control)
     if has_record(store, record):
-        found.cached.add(record)
+        found.cached[record] = position
         found.titles[record] = f"{key.name}: {scoring}"
         return
     for number, name in enumerate(learners, 1):
@@ -217,8 +244,10 @@ def run(
     Returns:
         What was done and what failed; a failed task does not stop the others.
     """
-    report = Report(cached=len(found.cached))
+    report = Report(cached=len(found.cached), data=found.keys)
     where = resolve_device(device)
+    for name, position in found.cached.items():
+        rename_data(store, name, found.keys[position])
     total = sum(task.epochs() for task in found.tasks.values())
     bar = progress_bar(
         total=total, desc="batch", unit="epoch", disable=not progress, smoothing=0.05
@@ -265,7 +294,7 @@ def _known(found: Plan, store: Store) -> Report:
         for name, task in found.tasks.items()
         if name not in failures and task.needs & failures.keys()
     ]
-    return Report(cached=len(found.cached), failed=failed, skipped=skipped)
+    return Report(cached=len(found.cached), failed=failed, skipped=skipped, data=found.keys)
 
 
 def seconds_for(found: Plan, jobs: int = 0, device: str = "auto") -> float:
@@ -420,8 +449,7 @@ def score_controls(settings: Settings, store: Store) -> Report:
     datasets = settings.load()
     if not datasets:
         raise InputError("Controls look at images: give the folder that they lie in.")
-    found = plan(settings.rows("controls"), datasets, settings.seed_list, store)
-    found.tasks = {name: task for name, task in found.tasks.items() if task.kind == "score"}
+    found = plan(settings.rows("controls"), datasets, settings.seed_list, store, train=False)
     return run(found, store, jobs=1, device="cpu", progress=False)
 
 
@@ -591,10 +619,25 @@ class Settings:
     n_test: int = 0
     clusters: str = ""
 
+    def __post_init__(self) -> None:
+        for option, n in (("n_train", self.n_train), ("n_test", self.n_test)):
+            if n < 0:
+                raise InputError(f"{option} is a number of images, 0 for all; not {n}.")
+
     @property
     def names(self) -> list[str]:
-        """The data sets' names."""
-        return _listed(self.datasets)
+        """The data sets' names.
+
+        Raises:
+            InputError: if there is none, or one twice.
+        """
+        names = _listed(self.datasets)
+        if not names:
+            raise InputError("No data set is named: 'd2ue datasets' lists those that have a name.")
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"The data set {name} is named twice: name it once.")
+        return names
 
     @property
     def seed_list(self) -> tuple[int, ...]:
@@ -632,7 +675,17 @@ class Settings:
         loaded: list[Dataset] = []
         for name in self.names:
             dataset = load_named(name, self.data, self.base.image_size, progress=progress)
-            train, test = dataset.train.sample(self.n_train), dataset.labelled.sample(self.n_test)
+            drawn = (
+                ("n_train", self.n_train, dataset.train),
+                ("n_test", self.n_test, dataset.labelled),
+            )
+            for option, n, images in drawn:
+                if n > len(images):
+                    raise InputError(
+                        f"{option} is {n}, but {name} has {len(images)} such images: give at most "
+                        "as many, or 0 for all."
+                    )
+            train, test = (images.sample(n) for _, n, images in drawn)
             for other in loaded:
                 if other.train.fingerprint == train.fingerprint:
                     raise InputError(
@@ -665,21 +718,33 @@ class Settings:
         given = ", ".join(f"{n} {what}" for n, what in counts if n)
         return f" ({given})" if given else ""
 
-    @property
-    def titles(self) -> str:
-        """The data sets, and whether the paper has them: `kermany-cxr (not in the paper)`."""
-        return ", ".join(map(marked, self.names))
+    def head(self, data: Sequence[DataKey] = ()) -> str:
+        """For the head of a picture: `brain-mri, 250 epochs, seeds 1, 2, 3`.
 
-    def __str__(self) -> str:
-        """For the head of a picture: `brain-mri, 250 epochs, seeds 1, 2, 3`."""
+        Args:
+            data: the sets' keys, as `Report.data` has them: those that are not the paper's say how
+                many images they have.
+        """
         epochs = f"{self.base.epochs} epoch{'s' * (self.base.epochs != 1)}"
         formats = "" if self.base.precision == "float32" else f", {self.base.precision}"
-        return f"{self.titles}{self.drawn}, {epochs}, {self.seeds_text}{formats}"
+        names = map(titled, data) if data else map(marked, self.names)
+        drawn = "" if data else self.drawn
+        return f"{', '.join(names)}{drawn}, {epochs}, {self.seeds_text}{formats}"
+
+    def __str__(self) -> str:
+        """The head without the data at hand."""
+        return self.head()
 
     def rows(self, table: str) -> list[Row]:
-        """The rows of a table."""
-        kept = [b for b in _listed(self.backbones) if table in ("table2", "controls")]
-        return rows(table, self.base, kept)
+        """The rows of a table.
+
+        Raises:
+            InputError: if the backbones name none.
+        """
+        kept = _listed(self.backbones)
+        if self.backbones and not kept:
+            raise InputError(f"Backbones are given as ae,memae,aeu, not {self.backbones!r}.")
+        return rows(table, self.base, kept if table in ("table2", "controls") else [])
 
     def read_clusters(
         self, keys: Sequence[DataKey], labels: Mapping[DataKey, np.ndarray]
@@ -758,18 +823,22 @@ def obtain(
         else:
             report = run(found, store, jobs=jobs, device=device, progress=progress)
         keys: Sequence[DataKey] = found.keys
-        records = read_records(*places)
+        records = read_records(*places, names=found.wanted)
     else:
         records = read_records(*places)
         of_these = [r for r in records.values() if r.data.name in settings.names]
         known = data_keys(of_these, settings.n_train, settings.n_test)
         absent = [name for name in settings.names if name not in known]
         if absent:
+            there = sorted({r.data.name for r in records.values()})
             raise InputError(
                 f"There are no results for {', '.join(absent)} in {settings.results}"
-                f"{settings.drawn}: give the folder with the images to have them computed."
+                f"{settings.drawn}, only for {', '.join(there) or 'nothing at all'}: give the "
+                "folder with the images to have them computed."
             )
         keys = [known[name] for name in settings.names]
+        _check_settings(of_these, settings)
+        report.data = keys
     labels = {record.data: record.labels for record in records.values()}
     clusters = settings.read_clusters(keys, labels)
     cells = {
@@ -777,6 +846,24 @@ def obtain(
         for table in tables
     }
     return cells, report
+
+
+def _check_settings(records: Sequence[Record], settings: Settings) -> None:
+    """Refuse to draw what no result stands for: a page of "not run" would look like a result."""
+    named = ("epochs", "batch_size", "precision")
+    wanted = tuple(getattr(settings.base, name) for name in named)
+    trained = [r.config for r in records if r.control not in ("images", "untrained")]
+    there = {tuple(getattr(config, name) for name in named) for config in trained}
+    if there and wanted not in there:
+
+        def said(values: tuple[Any, ...]) -> str:
+            epochs, batch_size, precision = values
+            return f"{epochs} epoch{'s' * (epochs != 1)}, batches of {batch_size} and {precision}"
+
+        raise InputError(
+            f"{settings.results} has no results of {said(wanted)}, only of "
+            f"{'; of '.join(map(said, sorted(there)))}: give these settings."
+        )
 
 
 def save_tables(
@@ -807,15 +894,17 @@ def save_tables(
     for place in ("data", "results", "clusters"):
         record[place] = ",".join(Path(text).name for text in _listed(record[place]))
     made = f"Made by {notebook}; every setting is in parameters.json."
-    folder = save_results(out, record, tables, figures, f"{settings}. {made}")
+    about = settings.head(report.data)
+    folder = save_results(out, record, tables, figures, f"{about}. {made}")
+    failed = [f"Failed: {title}: {sentence}" for title, sentence in report.failed.items()]
     for name, table in tables.items():
         is_long = "AUC_by_seed" in table
         text = markdown(layout(table, ("AUC", "AP")) if is_long else show_verdicts(table))
         head = (
-            f"{name} of {settings}, batches of {settings.base.batch_size}. {made} Intervals and "
+            f"{name} of {about}, batches of {settings.base.batch_size}. {made} Intervals and "
             f"tests: {_independence(table)}."
         )
-        sentences = table.attrs.get("about", [])
+        sentences = [*table.attrs.get("about", []), *failed]
         write_text(folder / f"{name}.md", "\n\n".join([head, *sentences, text]))
 
 

@@ -430,6 +430,18 @@ def layout(frame: pd.DataFrame, metrics: Sequence[str] = ("AUC",)) -> pd.DataFra
     return wide
 
 
+def titled(key: DataKey) -> str:
+    """A data set's name; where the paper has no such images, that and how many there are.
+
+    `brain-mri`, or `kermany-cxr (not in the paper, 1341 to train, 234 + 390 to test)`.
+    """
+    known = SOURCES.get(key.name)
+    if known is not None and known.counts in (None, (key.n_train, key.n_normal, key.n_abnormal)):
+        return key.name
+    what = "not the paper's split" if known else "not in the paper"
+    return f"{key.name} ({what}, {key.n_train} to train, {key.n_normal} + {key.n_abnormal} to test)"
+
+
 def _title(name: str) -> str:
     title = paper_title(name)
     return title if title in paper.DATASETS else marked(name)
@@ -511,9 +523,15 @@ def differences(frame: pd.DataFrame) -> list[str]:
 
     Args:
         frame: from `long_table`.
+
+    Returns:
+        At least one sentence: where none is apart, or none can be, that one says so.
     """
+    compared = frame.dropna(subset=["AUC_difference"])
+    if compared.empty:
+        return ["Nothing here has a published value to be compared with."]
     sentences = []
-    for line in frame.dropna(subset=["AUC_difference"]).to_dict("records"):
+    for line in compared.to_dict("records"):
         if not line["AUC_low"] <= line["paper_AUC"] <= line["AUC_high"]:
             what = ", ".join(text for text in (line["group"], line["row"]) if text)
             sentences.append(
@@ -521,7 +539,7 @@ def differences(frame: pd.DataFrame) -> list[str]:
                 f"{line['AUC_high']:.1f}, {line['interval']}, n = {line['n_seeds']}) where "
                 f"the paper has {line['paper_AUC']:.1f}: {line['AUC_difference']:+.1f}."
             )
-    return sentences
+    return sentences or ["No published value lies outside our interval."]
 
 
 def about(cells: Sequence[Cell]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from itertools import cycle
 
@@ -90,7 +91,8 @@ def table_dots(frame: pd.DataFrame, title: str = "") -> Figure:
         kept = [handle for handle, is_shown in zip(handles, shown, strict=True) if is_shown]
         figure.legend(handles=kept, loc="outside lower center", ncols=len(kept), fontsize=10)
         if title:
-            figure.suptitle(title)
+            width = 30 + 60 * len(names)  # what fits above the panels
+            figure.suptitle(textwrap.fill(title, width, break_on_hyphens=False))
         sns.despine(figure)
     return figure
 
@@ -119,16 +121,17 @@ def _dots(axis: Axes, y: int, line: pd.Series) -> None:
 VERDICT_LOOKS = {"holds": (PALETTE[2], "o"), "does not hold": (PALETTE[3], "s")}
 
 
-def verdict_intervals(verdicts: pd.DataFrame) -> Figure:
+def verdict_intervals(verdicts: pd.DataFrame, about: str = "") -> Figure:
     """Claims as differences with their intervals and every seed's value (the small strokes).
 
     Args:
         verdicts: as `d2ue.experiments.claims` gives them; the column "factor" is drawn around 1,
             "difference" (AUC points) around 0.
+        about: what they are of, for the head; "" = the data sets' names.
     """
     run = verdicts[verdicts["verdict"] != "not run"]
     if run.empty:
-        return _nothing(_names(verdicts))
+        return _nothing(about or _names(verdicts))
     column = "factor" if "factor" in run else "difference"
     many = run["dataset"].nunique() > 1
     with plt.rc_context(FONT):
@@ -146,7 +149,9 @@ def verdict_intervals(verdicts: pd.DataFrame) -> Figure:
         ]
         axis.set_yticks(range(len(run)), names)
         axis.set_ylim(len(run) - 0.5, -0.5)
-        axis.set_title(_whose(run), loc="right")  # long claims leave no room right of the axis
+        axis.set_title(
+            _whose(run, about), loc="right"
+        )  # long claims leave no room right of the axis
         if column == "factor":
             axis.axvline(1, color="0.6", linewidth=1)
             axis.set_xlabel("factor: with / without repulsion")
@@ -165,12 +170,13 @@ def verdict_intervals(verdicts: pd.DataFrame) -> Figure:
     return figure
 
 
-def _whose(verdicts: pd.DataFrame) -> str:
+def _whose(verdicts: pd.DataFrame, about: str) -> str:
     """The images and seeds that verdicts come from: "brain-mri: 95 % intervals, 3 seeds"."""
     counts = sorted({len(text.split()) for text in verdicts["per_seed"]})
     span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     seeds = f"{span} {'seed' if counts == [1] else 'seeds'}"
-    return f"{_names(verdicts)}: 95 % intervals, {seeds}"
+    head = f"{about or _names(verdicts)}: 95 % intervals, {seeds}"
+    return textwrap.fill(head, 110, break_on_hyphens=False)
 
 
 def _names(verdicts: pd.DataFrame) -> str:
