@@ -613,11 +613,11 @@ def test_clusters_of_other_images_are_refused_before_anything_is_trained(
 
 def test_controls_are_scored_with_what_is_there(capsys, tmp_path):
     """Images alone and untrained ensembles need no learner; those that do are named."""
-    drawn = phantom(n_train=64, n_test_normal=4, n_test_abnormal=3, image_size=64)
-    names = [f"{i}.png" for i in range(64 + 7)]
+    drawn = phantom(n_train=20, n_test_normal=4, n_test_abnormal=3, image_size=64)
+    names = [f"{i}.png" for i in range(20 + 7)]
     every = np.concatenate([drawn.train.images, drawn.test.images])
     write_images(tmp_path / "drawn" / "images", every, names)
-    split = {"train": {"0": names[:64]}, "test": {"0": names[64:68], "1": names[68:]}}
+    split = {"train": {"0": names[:20]}, "test": {"0": names[20:24], "1": names[24:]}}
     (tmp_path / "drawn" / "data.json").write_text(json.dumps(split))
     store = tmp_path / "store"
     asked = ("controls", "drawn", "--data", tmp_path / "drawn", "--seeds", "1", "--store", store)
