@@ -101,6 +101,9 @@ display(Markdown(ex.markdown(ex.show_verdicts(verdicts))))
 # %% [markdown]
 # **Seen in the committed run** (Brain MRI, three seeds): the paper's ranking is not to be seen. One step of it is decided, and the other way round: cosine is below Manhattan. By Unc, Euclidean and Manhattan give what no repulsion gives, within 1.2 points in every seed: in our reading of a distance hardly any gradient is left to push with ([02_redundancy](02_redundancy.ipynb)). CKA has the highest mean and a spread over its seeds that is wider than the whole column without debiased CKA; that one is lowest by both scores, 8 points or more below none in every seed. By DSU no similarity raises AUC over none by a whole point in any seed.
 
+# %% [markdown]
+# **On chest radiographs**, a set that is not the paper's, the same table stands in [figures/kermany-cxr](../figures/kermany-cxr/table3/table3.md), of one seed, which decides nothing: CKA is first there by Unc, 5 points before the next, and last but one by DSU. On another processor the same seed ended with 68.2 for CKA, no better than the rest.
+
 # %%
 committed = results.endswith("figures/scores/brain-mri.zip") and (seeds, epochs) == ("3", 250)
 if committed and (table["n_seeds"] == 3).all():

@@ -103,7 +103,7 @@ def test_the_summary_says_what_the_tables_say():
     debiased, layers = layers["DSU, debiased-cka"].dropna(), layers["DSU, cka"]
     assert debiased[debiased.index.str.startswith("de")].max() < debiased["en4"]
     assert layers[["de1", "de2", "de3", "de4"]].min() > layers[["en1", "en2", "en3", "en4"]].max()
-    assert "no layer or weight gives a point more than no repulsion" in said
+    assert "no weight, and no layer by CKA, gives a point more than no repulsion" in said
     weights = table("brain-mri/ablations", "lambda").set_index(["group", "row"])["AUC"]["DSU"]
     assert max(layers.max(), weights.max()) < weights["λ = 0"] + 1
 
@@ -114,11 +114,53 @@ def test_the_summary_says_what_the_tables_say():
 
     chest = table("kermany-cxr/table2", "table2").set_index(["group", "row"])["AUC"]
     sharp = table("kermany-cxr/table2", "controls").set_index("row")["AUC"]["sharpness"]
-    for backbone in ("AE", "AEU"):
+    repelled = []
+    for backbone in ("AE", "MemAE", "AEU"):
         unc, dsu, rar = (chest[backbone, row] for row in ("Unc", "Unc+DSU", "Unc+RAR"))
-        assert f"by {unc - dsu:.1f} for {backbone} (from {unc:.1f})" in said
-        assert f"{rar - unc:+.1f}" in said
+        assert f"{dsu - unc:+.1f} for {backbone} (from {unc:.1f})" in said
+        repelled.append(f"{rar - unc:+.1f}")
+    assert "repulsion by {}, {} and {};".format(*repelled) in said
+    third = table("kermany-cxr/table3", "table3").set_index(["group", "row"])["AUC"]
+    others = third["Unc"].drop("cka")
+    assert third["Unc"]["cka"] > others.max() and third["DSU"].rank()["cka"] == 2
+    assert (
+        f"({third['Unc']['cka']:.1f}, the others {others.min():.1f} to {others.max():.1f})" in said
+    )
+    before = [r for r in ensembles(CHEST_APART).values() if r.config.n_learners == 3]
+    cka, free = sorted(before, key=lambda r: not r.config.repels)
+    assert cka.config.repels and not free.config.repels
+    assert (
+        f"has {percent(cka, 'output'):.1f} with CKA and {percent(free, 'output'):.1f} without"
+        in said
+    )
     assert f"({100 - sharp:.1f} one way round) as the best row ({chest.max():.1f})" in said
+
+
+def test_the_pages_say_what_the_chest_tables_say():
+    pages = FIGURES.parent / "notebooks"
+    text = (pages / "12_table2.py").read_text().split("**On chest radiographs**")[1]
+    chest = table("kermany-cxr/table2", "table2").set_index(["group", "row"])["AUC"]
+    gain = {b: chest[b, "Unc+DSU"] - chest[b, "Unc"] for b in ("AE", "MemAE", "AEU")}
+    lift = {b: chest[b, "Unc+RAR"] - chest[b, "Unc"] for b in ("AE", "MemAE", "AEU")}
+    assert "DSU is 6 points *below* Unc for AEU and within 2 of it for AE and MemAE" in text
+    assert round(gain["AEU"]) == -6 and max(abs(gain["AE"]), abs(gain["MemAE"])) < 2
+    assert "lifts Unc by 6 points for AE and lowers it by 2 for MemAE" in text
+    assert (round(lift["AE"]), round(lift["MemAE"])) == (6, -2)
+    sharp = table("kermany-cxr/table2", "controls").set_index("row")["AUC"]["sharpness"]
+    assert f"sharpness alone ({sharp:.0f}, turned round {100 - sharp:.0f}) is level" in text
+    assert chest.idxmax() == ("AEU", "Unc+RAR") and abs(100 - sharp - chest.max()) < 0.1
+
+    text = (pages / "13_table3.py").read_text().split("**On chest radiographs**")[1]
+    unc = table("kermany-cxr/table3", "table3").set_index(["group", "row"])["AUC"]["Unc"]
+    first, second = unc.sort_values(ascending=False).head(2)
+    assert "first there by Unc, 5 points before the next" in text and round(first - second) == 5
+    (before,) = [
+        percent(r, "output")
+        for r in ensembles(CHEST_APART).values()
+        if r.config.n_learners == 3 and r.config.repels
+    ]
+    assert f"the same seed ended with {before:.1f} for CKA, no better than the rest" in text
+    assert before < second
 
 
 def test_the_words_about_speed_are_those_of_the_table():
@@ -155,6 +197,7 @@ def test_the_words_about_speed_are_those_of_the_table():
 
 
 APART = FIGURES / "brain-mri" / "other_processor.zip"
+CHEST_APART = FIGURES / "kermany-cxr" / "other_processor.zip"
 
 
 def percent(record, method):
