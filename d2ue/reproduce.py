@@ -129,6 +129,7 @@ def run_notebook(
             ) from error
         _drop_bars(unfinished)
         with writing(target):
+            folder.mkdir(parents=True, exist_ok=True)  # another run that stopped may remove it
             write_file(target, unfinished.read_bytes())
     return target
 

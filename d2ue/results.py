@@ -283,14 +283,15 @@ def has_record(store: Store, name: str) -> bool:
         return False
 
 
-def rename_data(store: Store, name: str, data: DataKey) -> None:
-    """Have a record say what its data set is called now: its name here is of the images alone.
+def rename_data(store: Store, name: str, called: str) -> None:
+    """Have a record say what its data set is called now: the record's own name is of images alone.
 
     Raises:
         InputError: if it is damaged, or cannot be written.
     """
     record = get_record(store, name)
-    if record is not None and record.data != data:
+    if record is not None and record.data.name != called:
+        data = dataclasses.replace(record.data, name=called)
         path = _path(store, name)
         with store.claim([name]), writing(path):
             write_file(path, _dump(dataclasses.replace(record, data=data)))

@@ -690,12 +690,12 @@ def check_writable(folder: Path) -> None:
     Raises:
         InputError: if it cannot be made, or nothing can be written into it.
     """
-
-    class Leave(Exception):
-        pass
-
-    with contextlib.suppress(Leave), making(folder):
-        raise Leave
+    folder = folder.resolve()
+    with writing(folder):
+        nearest = next(each for each in (folder, *folder.parents) if each.exists())
+        # A folder of its own name: the one asked for may be made by somebody else meanwhile.
+        with tempfile.TemporaryDirectory(prefix=".d2ue-", dir=nearest):
+            pass
 
 
 @contextlib.contextmanager

@@ -211,8 +211,8 @@ def test_images_can_be_called_something_else(made, tmp_path):
     store = Store(tmp_path)
     put_record(store, record)
     renamed = dataclasses.replace(record.data, name="other")
-    rename_data(store, record.name, renamed)
-    rename_data(store, single.name, renamed)  # is not there
+    rename_data(store, record.name, "other")
+    rename_data(store, single.name, "other")  # is not there
     same(get_record(store, record.name), dataclasses.replace(record, data=renamed))
     assert read_records(tmp_path).keys() == {record.name}
 

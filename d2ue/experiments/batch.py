@@ -247,7 +247,7 @@ def run(
     report = Report(cached=len(found.cached), data=found.keys)
     where = resolve_device(device)
     for name, position in found.cached.items():
-        rename_data(store, name, found.keys[position])
+        rename_data(store, name, found.keys[position].name)
     total = sum(task.epochs() for task in found.tasks.values())
     bar = progress_bar(
         total=total, desc="batch", unit="epoch", disable=not progress, smoothing=0.05

@@ -149,9 +149,8 @@ def verdict_intervals(verdicts: pd.DataFrame, about: str = "") -> Figure:
         ]
         axis.set_yticks(range(len(run)), names)
         axis.set_ylim(len(run) - 0.5, -0.5)
-        axis.set_title(
-            _whose(run, about), loc="right"
-        )  # long claims leave no room right of the axis
+        # Long claims leave no room right of the axis.
+        axis.set_title(_whose(run, about), loc="right")
         if column == "factor":
             axis.axvline(1, color="0.6", linewidth=1)
             axis.set_xlabel("factor: with / without repulsion")
