@@ -229,23 +229,62 @@ def test_the_series_of_learners_is_that_of_its_scores():
 
 
 def test_the_ablations_page_says_what_its_tables_say():
-    """Its words on debiased CKA and on the series; those on the rest are asserted in the page."""
+    """Its words on debiased CKA; those on CKA are asserted in the page."""
     text = (FIGURES.parent / "notebooks" / "14_ablations.py").read_text()
     layers = table("brain-mri/ablations", "layer").set_index(["group", "row"])["AUC"]
-    dsu, unc = (layers[f"{score}, debiased-cka"] for score in ("DSU", "Unc"))
-    places = ", ".join(f"{dsu[layer]:.1f} at {layer}" for layer in ("en4", "de4"))
-    assert f"DSU is {places} and {dsu['de1']:.1f} at de1" in text
-    assert f"Unc falls to {unc['de4']:.1f} and {unc['de1']:.1f} in the decoder" in text
+    dsu, unc = (layers[f"{score}, debiased-cka"].drop("z") for score in ("DSU", "Unc"))
+    deep = dsu.index.str.startswith("de")
+    inside = f"{dsu[~deep].min():.1f} to {dsu[~deep].max():.1f} in the encoder"
+    assert f"DSU is {inside} and {dsu[deep].min():.1f} to {dsu[deep].max():.1f} in the deco" in text
+    assert f"Unc falls to {unc[deep].min():.1f} to {unc[deep].max():.1f}, far below" in text
 
     histories = table("brain-mri/ablations", "debiased_histories").reset_index()
     last = histories[histories["epoch"] == 250]
-    paid = last[last["layer"].isin(["de4", "de1"])]
+    assert set(last["layer"].dropna()) == set(dsu.index) and len(last) == 1 + 2 * len(dsu)
+    paid = last[last["layer"].str.startswith("de", na=False)]
     stood = paid["similarity"]
     assert f"it stood at {stood.max():.2f} to {stood.min():.2f} over batches" in text
     first = last[last["learner"] == 1]["loss"].item()
     ends = f"{paid['loss'].min():.3f} to {paid['loss'].max():.3f}"
     assert f"loss at {ends}, where the first learner has {first:.3f}" in text
+    honest = last[last["layer"] == "en2"]
+    assert "losses of {:.3f} and {:.3f}".format(*sorted(honest["loss"])) in text
+    assert {f"{value:.2f}" for value in honest["similarity"]} == {"0.05"}
+    assert "an estimate of 0.05" in text and unc.idxmax() == "en2"
 
+
+def test_the_ablations_page_says_what_en2_gives():
+    text = (FIGURES.parent / "notebooks" / "14_ablations.py").read_text()
+    kept = [r for r in ensembles(EXPORTS[0]).values() if r.config.layer == "en2"]
+    kept = [r for r in kept if r.config.similarity == "debiased-cka"]
+    free = [r for r in ensembles(APART).values() if not r.config.repels]
+    free = [r for r in free if (r.config.n_learners, r.config.precision) == (3, "float32")]
+    unc, dsu = (by_seed(kept, method) for method in ("output", "dual"))
+    assert list(unc) == [1, 2, 3]
+    assert f"run: {spread(unc)}," in text and f"and DSU {spread(dsu)}," in text
+    none, none_dsu = (by_seed(free, method) for method in ("output", "dual"))
+    assert f"({spread(none)})" in text and f"where that has {spread(none_dsu)}." in text
+    least = min(unc[seed] - none[seed] for seed in unc)
+    assert "in every seed 18 points or more above no repulsion" in text and 18 <= least < 19
+    assert f"the other two have {unc[2]:.1f} and {unc[3]:.1f}." in text
+    said = (FIGURES / "README.md").read_text()
+    assert f"18 points or more in each of three seeds, to {spread(unc)}, but not DSU" in said
+    assert f"but not DSU ({spread(dsu)})" in said
+
+
+def by_seed(records, method):
+    """AUC by seed, in order."""
+    return {r.config.seed: percent(r, method) for r in sorted(records, key=lambda r: r.config.seed)}
+
+
+def spread(values):
+    """Mean and standard deviation as the pages have them."""
+    values = list(values.values())
+    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+
+
+def test_the_ablations_page_says_what_the_series_gives():
+    text = (FIGURES.parent / "notebooks" / "14_ablations.py").read_text()
     grown = table("brain-mri/ablations/series", "series").set_index(["group", "row"])["AUC"]
     free, repelled, output = (grown[group] for group in ("DSU", "DSU+RAR", "Unc+RAR"))
     free, repelled = free.round(1), repelled.round(1)
