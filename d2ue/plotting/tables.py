@@ -91,7 +91,7 @@ def table_dots(frame: pd.DataFrame, title: str = "") -> Figure:
         kept = [handle for handle, is_shown in zip(handles, shown, strict=True) if is_shown]
         figure.legend(handles=kept, loc="outside lower center", ncols=len(kept), fontsize=10)
         if title:
-            width = 30 + 60 * len(names)  # what fits above the panels
+            width = 12 + 60 * len(names)  # what fits above the panels
             figure.suptitle(textwrap.fill(title, width, break_on_hyphens=False))
         sns.despine(figure)
     return figure
