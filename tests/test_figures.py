@@ -267,6 +267,11 @@ def test_the_ablations_page_says_what_en2_gives():
     least = min(unc[seed] - none[seed] for seed in unc)
     assert "in every seed 18 points or more above no repulsion" in text and 18 <= least < 19
     assert f"the other two have {unc[2]:.1f} and {unc[3]:.1f}." in text
+    layers = table("brain-mri/ablations", "layer").set_index(["group", "row"])
+    layers = layers.loc["DSU, debiased-cka"]
+    top = layers["AUC"].idxmax()
+    assert f"The highest DSU, {layers['AUC'][top]:.1f} at {top}, stands on that one seed" in text
+    assert layers["n_seeds"][top] == 1
     said = (FIGURES / "README.md").read_text()
     assert f"18 points or more in each of three seeds, to {spread(unc)}, but not DSU" in said
     assert f"but not DSU ({spread(dsu)})" in said

@@ -77,9 +77,9 @@ def test_a_page_that_stops_leaves_no_empty_folder(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["small.ipynb"]
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no kill -9 of a process group here")
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no /proc to find the kernel in")
 def test_a_killed_page_leaves_nothing_in_the_folder(tmp_path):
-    """Killed in a cell that has said that it runs; the next run is as if nothing had been."""
+    """Killed in a cell that has said that it runs."""
     work = f"open({str(tmp_path / 'runs')!r}, 'w').close()\nwhile True: pass"
     source, out = make_notebook(tmp_path, work), tmp_path / "out"
     code = (
