@@ -119,8 +119,9 @@ def run_notebook(
                 progress_bar=False,
                 cwd=str(source.parent),
                 stderr_file=sys.stderr if progress else None,
-                # Its warnings, such as that of a kernel reached over TCP, are not the reader's.
-                extra_arguments=["--IPKernelApp.log_level=40"],
+                # What it logs of itself is not the reader's: that it is reached over TCP, or that
+                # the interrupt before its end found it idle. What fails in a cell comes otherwise.
+                extra_arguments=["--IPKernelApp.log_level=50"],
             )
         except PapermillExecutionError as error:
             # The traceback of the cell goes with the notebook; the reader gets its last line.

@@ -550,6 +550,8 @@ def test_a_table_from_images_to_page_and_again_from_its_export(capsys, bench_fol
         assert (tmp_path / "drawn" / name).read_bytes() == (out / name).read_bytes()
     more = ("--out", tmp_path / "none", "--clusters", tmp_path / "no.csv")
     assert_refused(capsys, *drawn, *more, about="'d2ue audit FOLDER --out DIR' writes one")
+    absent = [*drawn[:-1], tmp_path / "no.zip", "--out", tmp_path / "none"]
+    assert_refused(capsys, *absent, about="give a file that 'd2ue export' wrote")
     other = [*drawn, "--out", tmp_path / "none"]
     other[other.index("--epochs") + 1] = 2
     assert_refused(capsys, *other, about="only of 1 epoch, batches of 8 and float32")
@@ -561,6 +563,13 @@ def test_a_table_from_images_to_page_and_again_from_its_export(capsys, bench_fol
         capsys, "export", store, "--out", tmp_path / "x.zip", "--dataset", "drawn",
         "--dataset", "nosuch", about="no results of nosuch",
     )  # fmt: skip
+
+    # Gradients alone are scored of learners of the epochs that are asked for, the paper's else.
+    asked = ("controls", "drawn", "--data", bench_folder, "--seeds", "1", "--store", store)
+    code, said, _ = run(capsys, *asked)
+    assert code == 0 and said.count("missing: ") == 3
+    code, said, _ = run(capsys, *asked, "--epochs", "1", "--batch-size", "8")
+    assert code == 0 and said.count("missing: ") == 0
 
     # A learner is damaged, the scores are lost: what does not need it is done, and drawn.
     shutil.rmtree(store / "scores")

@@ -296,6 +296,21 @@ def test_claims_are_drawn_with_interval_seeds_and_verdict():
     assert spans == [(1.0, 3.0), (-4.0, -2.0), (-1.0, 2.0)]
 
 
+def test_long_heads_of_tables_and_claims_are_broken_not_cut():
+    frame = pd.concat([table_frame()] * 4, ignore_index=True)
+    frame = frame.assign(
+        row=list("abcdefgh"), per_seed="1 2", difference=1.0, low=0.0, high=2.0, claim="a"
+    )
+    title = "Table 2 of kermany-cxr (not in the paper, 1341 to train, 234 + 390 to test), " * 2
+    figure = plotting.table_dots(frame, title)
+    claims = plotting.verdict_intervals(frame.assign(verdict="holds"), title)
+    for drawn, head in ((figure, figure._suptitle), (claims, claims.axes[0]._right_title)):
+        drawn.draw_without_rendering()
+        box = head.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= drawn.bbox.x1 and box.y1 <= drawn.bbox.y1
+        assert head.get_text().split()[:8] == title.split()[:8]
+
+
 def heat_map_figure(images, maps, **truth):
     tops = {"ensemble": 0.8, "output": 0.07, "dual": 5e-6}
     means = np.linspace(-1, 1, images.size).reshape(images.shape)

@@ -59,6 +59,11 @@ def test_a_notebook_is_run_with_the_given_values_and_stays_as_it_is(tmp_path):
     assert source.read_bytes() == before
 
 
+def test_what_a_kernel_says_of_itself_is_not_the_readers(capfd, tmp_path):
+    run_notebook(make_notebook(tmp_path), tmp_path / "results")
+    assert capfd.readouterr().err == ""
+
+
 def test_a_failing_cell_is_named_and_leaves_the_last_good_notebook(tmp_path):
     out = tmp_path / "results"
     out.mkdir()
