@@ -6,6 +6,7 @@ sentence on standard error and exit code 2; Ctrl-C in exit code 130.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -620,6 +621,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _stop(_sentence(error.format_message()), 2)
     if code == INTERRUPTED:  # which is also what typer makes of Ctrl-C
+        logging.disable()  # asyncio would report the cell that a page was in
         _stop("interrupted; the same command goes on from the last state kept.", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 

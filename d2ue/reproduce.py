@@ -7,12 +7,14 @@ Here unknown names and wrong types are refused, and the output notebook appears 
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
+import logging
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,7 @@ def run_notebook(
     """
     check_papermill()
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     folder = Path(out).resolve()
@@ -109,7 +112,7 @@ def run_notebook(
     target = folder / source.name
     os.environ[PLAIN_BARS] = "1"  # the kernel inherits it
     # papermill writes as it goes: elsewhere, so that a killed run leaves nothing in the folder.
-    with making(folder), tempfile.TemporaryDirectory(prefix="d2ue-") as aside:
+    with making(folder), tempfile.TemporaryDirectory(prefix="d2ue-") as aside, _unlogged():
         unfinished = Path(aside, source.name)
         try:
             papermill.execute_notebook(
@@ -128,11 +131,27 @@ def run_notebook(
             raise D2UEError(
                 f"{source.name} stopped in cell {error.exec_count}: {_last_line(error)}"
             ) from error
+        except DeadKernelError as error:
+            raise D2UEError(
+                f"{source.name} stopped: its process was ended from outside. Is the memory full?"
+            ) from error
         _drop_bars(unfinished)
         with writing(target):
             folder.mkdir(parents=True, exist_ok=True)  # another run that stopped may remove it
             write_file(target, unfinished.read_bytes())
     return target
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Without papermill's log: what stops a page is raised, and would be said twice."""
+    log = logging.getLogger("papermill")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def notebook_parameters(source: Path) -> dict[str, tuple[str, Any]]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -589,6 +590,45 @@ def test_a_table_from_images_to_page_and_again_from_its_export(capsys, bench_fol
     assert (
         "Failed: drawn: scores of 1 learner of memae" in (tmp_path / "less/table1.md").read_text()
     )
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no /proc to find processes in")
+@pytest.mark.parametrize("when", ["starting", "training"])
+def test_a_batch_is_interrupted_without_a_traceback(bench_folder, tmp_path, when):
+    """While its first processes start, or train; the pipe closes when the last has ended."""
+    command = [sys.executable, "-m", "d2ue", "reproduce", "table1", *SMALL, "--data", bench_folder]
+    command += ["--store", tmp_path / "store", "--out", tmp_path / "out", "--jobs", "2"]
+    command[command.index("--epochs") + 1] = "100000"
+    process = subprocess.Popen(
+        list(map(str, command)),
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    said = b""
+    while not re.search(r"batch: .* [1-9]\d*/", said.decode(errors="ignore")):
+        more = os.read(process.stderr.fileno(), 4096)
+        assert more, said
+        said += more
+        if when == "starting" and b"batch: " in said:
+            # The one that forks those that work is in the middle of its imports.
+            wait_for(lambda: any("libtorch" in maps_of(p) for p in children_of(process.pid)))
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    said += process.stderr.read()
+    last = said.decode().replace("\r", "\n").strip().splitlines()[-1]
+    assert process.wait(60) == 130
+    assert last == "d2ue: interrupted; the same command goes on from the last state kept."
+    assert b"Traceback" not in said and b"Warning" not in said and not (tmp_path / "out").exists()
+
+
+def children_of(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def maps_of(pid):
+    """What a process has loaded."""
+    return Path(f"/proc/{pid}/maps").read_text()
 
 
 def clusters_of(names):

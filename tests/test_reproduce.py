@@ -82,6 +82,42 @@ def test_a_page_that_stops_leaves_no_empty_folder(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["small.ipynb"]
 
 
+def test_a_page_whose_process_is_killed_says_so(capfd, tmp_path):
+    source = make_notebook(tmp_path, "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(D2UEError, match=r"small.ipynb stopped: .* memory full"):
+        run_notebook(source, tmp_path / "results", progress=False)
+    assert capfd.readouterr().err == ""
+    assert [p.name for p in tmp_path.iterdir()] == ["small.ipynb"]
+
+
+def test_ctrl_c_in_a_page_ends_in_a_sentence(tmp_path):
+    """In a cell that has said that it runs, and that takes no notice, as one deep in C does."""
+    work = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    work += f"open({str(tmp_path / 'runs')!r}, 'w').close()\nwhile True: pass"
+    source = make_notebook(tmp_path, work)
+    code = (
+        "from d2ue import cli; from d2ue.reproduce import NOTEBOOKS; "
+        f"NOTEBOOKS['small'] = {str(source)!r}; "
+        f"cli.main(['reproduce', 'small', '--out', {str(tmp_path / 'out')!r}])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # Tests that run in the background of a shell inherit Ctrl-C switched off.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    end = time.monotonic() + 120
+    while not (tmp_path / "runs").exists():
+        assert time.monotonic() < end and process.poll() is None
+        os.sched_yield()
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130
+    assert said == "d2ue: interrupted; the same command goes on from the last state kept.\n"
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no /proc to find the kernel in")
 def test_a_killed_page_leaves_nothing_in_the_folder(tmp_path):
     """Killed in a cell that has said that it runs."""

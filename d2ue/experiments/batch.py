@@ -15,11 +15,13 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from d2ue.clusters import read_clusters
 from d2ue.config import TrainConfig
@@ -459,6 +462,8 @@ def _work(
     """A task in a process of its own; says over the pipe how far it is, and why it failed."""
     # Ctrl-C reaches every process of the terminal; the batch's own decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The bars' own lock is one between processes, and stays behind where a process is terminated.
+    tqdm.set_lock(threading.RLock())
     torch.set_num_threads(threads)
     try:
         # When the batch is gone, sending fails, and this process ends at the next epoch.
@@ -468,6 +473,17 @@ def _work(
         return
     except Exception as error:
         pipe.send(_sentence(error))
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits: a process that is half started would print a traceback, or be lost."""
+    resource_tracker.ensure_running()  # the first process starts it, which lets signals through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Processes:
@@ -537,9 +553,10 @@ class _Processes:
             self.threads,
         )
         process = self.context.Process(target=_work, args=arguments, daemon=True)
-        process.start()
-        theirs.close()
-        self.running[ours] = process, task, 0
+        with _uninterrupted():
+            process.start()
+            theirs.close()
+            self.running[ours] = process, task, 0
 
     def _needed(self, task: Task) -> Dataset:
         """The data set without what the task does not look at: it travels to the process."""
