@@ -90,7 +90,11 @@ plt.show()
 # %% [markdown]
 # ## The ranking, tested
 #
-# Two plain sentences on the statistics. An interval says where the mean AUC would fall with other test images of the same kind, near duplicates counted as one piece of evidence (DeLong's variance over clusters of them, after Obuchowski, of placement values averaged over seeds), and, from five seeds on, with other seeds too; under five it is of images only and labelled so, a verdict then also asks that every seed points the same way, and with other seeds it may still turn out otherwise. Verdicts are of paired comparisons by seed and by image, over the same clusters, corrected for the number of claims made of one table on one data set (Holm).
+# How to read a verdict:
+#
+# - **Interval**: where the mean AUC would fall with other test images of the same kind. Near duplicates count as one piece of evidence (DeLong's variance over clusters of them, after Obuchowski, of placement values averaged over seeds).
+# - **Seeds**: from five on, their spread is in the interval too. Under five it is of images only, and says so; a verdict then also asks that every seed points the same way, and other seeds may still turn it round.
+# - **Verdict**: a paired comparison by seed and by image, corrected for the number of claims made of one table on one data set (Holm).
 #
 # Which images are of one patient is not known beyond near duplicates, so the intervals are still narrower than they ought to be.
 
@@ -102,7 +106,7 @@ display(Markdown(ex.markdown(ex.show_verdicts(verdicts))))
 # **Seen in the committed run** (Brain MRI, three seeds): the paper's ranking is not to be seen. One step of it is decided, and the other way round: cosine is below Manhattan. By Unc, Euclidean and Manhattan give what no repulsion gives, within 1.2 points in every seed: in our reading of a distance hardly any gradient is left to push with ([02_redundancy](02_redundancy.ipynb)). CKA has the highest mean and a spread over its seeds that is wider than the whole column without debiased CKA; that one is lowest by both scores, 8 points or more below none in every seed. By DSU no similarity raises AUC over none by a whole point in any seed.
 
 # %% [markdown]
-# **On chest radiographs**, a set that is not the paper's, the same table stands in [figures/kermany-cxr](../figures/kermany-cxr/table3/table3.md), of one seed, which decides nothing: CKA is first there by Unc, 5 points before the next, and last but one by DSU. On another processor the same seed ended with 68.2 for CKA, no better than the rest.
+# **On chest radiographs**, a set that is not the paper's, the same table stands in [figures/kermany-cxr](../figures/kermany-cxr/table3/table3.md): CKA and none with three seeds, the others with seed 1 alone, so that means of different seeds stand in one column. Within seed 1 CKA is first by Unc, 5 points before the next, and last but one by DSU; over three seeds its lead over none, 6.1, 2.3 and -2.2 points, decides nothing. On another processor seed 1 ended with 68.2 for CKA, no better than the rest.
 
 # %%
 committed = results.endswith("figures/scores/brain-mri.zip") and (seeds, epochs) == ("3", 250)

@@ -112,20 +112,28 @@ def test_the_summary_says_what_the_tables_say():
     for group in ("DSU", "DSU+RAR"):
         assert grown[group].idxmax() == "N = 2"
 
-    chest = table("kermany-cxr/table2", "table2").set_index(["group", "row"])["AUC"]
-    sharp = table("kermany-cxr/table2", "controls").set_index("row")["AUC"]["sharpness"]
-    repelled = []
-    for backbone in ("AE", "MemAE", "AEU"):
-        unc, dsu, rar = (chest[backbone, row] for row in ("Unc", "Unc+DSU", "Unc+RAR"))
-        assert f"{dsu - unc:+.1f} for {backbone} (from {unc:.1f})" in said
-        repelled.append(f"{rar - unc:+.1f}")
-    assert "repulsion by {}, {} and {};".format(*repelled) in said
-    third = table("kermany-cxr/table3", "table3").set_index(["group", "row"])["AUC"]
-    others = third["Unc"].drop("cka")
-    assert third["Unc"]["cka"] > others.max() and third["DSU"].rank()["cka"] == 2
-    assert (
-        f"({third['Unc']['cka']:.1f}, the others {others.min():.1f} to {others.max():.1f})" in said
-    )
+    chest = Chest()
+    for backbone, n in (("AE", 3), ("MemAE", 1), ("AEU", 3)):
+        assert (chest.n[backbone] == n).all()
+    assert "three seeds of AE and AEU, one of MemAE, is another story" in said
+    lost, free = -chest.by_claim["AEU: DSU raises AUC over Unc"], chest.cell("AEU", "Unc")
+    assert f"DSU takes {lost:.1f} points from Unc of AEU ({free}), in each seed" in said
+    assert chest.claims["AEU: DSU raises AUC over Unc"].startswith("does not hold")
+    level, free = chest.by_claim["AE: DSU raises AUC over Unc"], chest.cell("AE", "Unc")
+    assert f"is not to be told from nothing for AE ({level:.1f}, from {free});" in said
+    assert chest.claims["AE: DSU raises AUC over Unc"].startswith("cannot tell")
+    gained = chest.by_claim["AEU: RAR raises AUC over Unc"]
+    assert f"repulsion raises Unc of AEU in each seed, by {gained:.1f} points, and of AE" in said
+    assert chest.claims["AEU: RAR raises AUC over Unc"].startswith("holds")
+    assert "and of AE in two of three;" in said
+    assert sum(gain > 0 for gain in chest.by_seed["AE: RAR raises AUC over Unc"]) == 2
+    below = -chest.by_claim["Ours (AEU) > DDAD"]
+    assert f"Ours (AEU) is {below:.1f} points *below* DDAD, in each seed" in said
+    assert chest.claims["Ours (AEU) > DDAD"].startswith("does not hold")
+    others = chest.seed1["Unc"].drop("cka")
+    first = f"{chest.seed1['Unc']['cka']:.1f}"
+    assert chest.seed1["Unc"]["cka"] > others.max() and chest.seed1["DSU"].rank()["cka"] == 2
+    assert f"({first}, the others {others.min():.1f} to {others.max():.1f})" in said
     before = [r for r in ensembles(CHEST_APART).values() if r.config.n_learners == 3]
     cka, free = sorted(before, key=lambda r: not r.config.repels)
     assert cka.config.repels and not free.config.repels
@@ -133,34 +141,108 @@ def test_the_summary_says_what_the_tables_say():
         f"has {percent(cka, 'output'):.1f} with CKA and {percent(free, 'output'):.1f} without"
         in said
     )
-    assert f"({100 - sharp:.1f} one way round) as the best row ({chest.max():.1f})" in said
+    assert (
+        f"({100 - chest.sharp:.1f} one way round) than the best row does ({chest.auc.max():.1f})"
+        in said
+    )
+
+
+class Chest:
+    """What the chest set's tables give."""
+
+    def __init__(self):
+        rows = table("kermany-cxr/table2", "table2").set_index(["group", "row"])
+        self.auc, self.spread, self.n = rows["AUC"], rows["AUC_std"], rows["n_seeds"]
+        verdicts = pd.concat(
+            table(f"kermany-cxr/{name}", f"{name}_verdicts")
+            for name in ("table1", "table2", "table3")
+        ).set_index("claim")
+        self.claims, self.by_claim = verdicts["verdict"], verdicts["difference"]
+        self.by_seed = {
+            claim: [float(value) for value in str(values).split()]
+            for claim, values in verdicts["per_seed"].items()
+        }
+        self.sharp = table("kermany-cxr/table2", "controls").set_index("row")["AUC"]["sharpness"]
+        third = table("kermany-cxr/table3", "table3").set_index(["group", "row"])
+        self.seed1 = third["AUC_by_seed"].map(lambda text: float(re.match(r"1:(\S+)", text)[1]))
+
+    def cell(self, *line):
+        return f"{self.auc[line]:.1f} ± {self.spread[line]:.1f}"
 
 
 def test_the_pages_say_what_the_chest_tables_say():
-    pages = FIGURES.parent / "notebooks"
-    text = (pages / "12_table2.py").read_text().split("**On chest radiographs**")[1]
-    chest = table("kermany-cxr/table2", "table2").set_index(["group", "row"])["AUC"]
-    gain = {b: chest[b, "Unc+DSU"] - chest[b, "Unc"] for b in ("AE", "MemAE", "AEU")}
-    lift = {b: chest[b, "Unc+RAR"] - chest[b, "Unc"] for b in ("AE", "MemAE", "AEU")}
-    assert "DSU is 6 points *below* Unc for AEU and within 2 of it for AE and MemAE" in text
-    assert round(gain["AEU"]) == -6 and max(abs(gain["AE"]), abs(gain["MemAE"])) < 2
-    assert "lifts Unc by 6 points for AE and lowers it by 2 for MemAE" in text
-    assert (round(lift["AE"]), round(lift["MemAE"])) == (6, -2)
-    sharp = table("kermany-cxr/table2", "controls").set_index("row")["AUC"]["sharpness"]
-    assert f"sharpness alone ({sharp:.0f}, turned round {100 - sharp:.0f}) is level" in text
-    assert chest.idxmax() == ("AEU", "Unc+RAR") and abs(100 - sharp - chest.max()) < 0.1
+    chest = Chest()
 
-    text = (pages / "13_table3.py").read_text().split("**On chest radiographs**")[1]
-    unc = table("kermany-cxr/table3", "table3").set_index(["group", "row"])["AUC"]["Unc"]
-    first, second = unc.sort_values(ascending=False).head(2)
-    assert "first there by Unc, 5 points before the next" in text and round(first - second) == 5
+    def page(name):
+        text = (FIGURES.parent / "notebooks" / f"{name}.py").read_text()
+        return text.split("**On chest radiographs**")[1].split("\n")[0]
+
+    text = page("11_table1")
+    gains = [chest.by_claim[f"Ours ({one}) > {one}"] for one in ("AEU", "AE")]
+    assert (
+        "AEU there too, by {:.1f} points, and Ours (AE) beats AE, by {:.1f};".format(*gains) in text
+    )
+    assert all(chest.claims[f"Ours ({one}) > {one}"].startswith("holds") for one in ("AE", "AEU"))
+    below = -chest.by_claim["Ours (AEU) > DDAD"]
+    assert f"Ours (AEU) is {below:.1f} points below it, in each seed" in text
+    assert max(chest.by_seed["Ours (AEU) > DDAD"]) < 0
+
+    text = page("12_table2")
+    lost, level = (chest.by_claim[f"{one}: DSU raises AUC over Unc"] for one in ("AEU", "AE"))
+    assert f"takes {-lost:.1f} points from Unc of AEU, which contradicts the claim in each" in text
+    assert max(chest.by_seed["AEU: DSU raises AUC over Unc"]) < 0
+    assert f"cannot be told from nothing for AE ({level:.1f})" in text
+    gained = chest.by_claim["AEU: RAR raises AUC over Unc"]
+    assert f"raises Unc of AEU in each seed, by {gained:.1f} points on average" in text
+    assert min(chest.by_seed["AEU: RAR raises AUC over Unc"]) > 0
+    assert np.ptp(np.sign(chest.by_seed["AE: RAR raises AUC over Unc"])) == 2
+    both = [chest.by_claim[f"{one}: both beat RAR alone"] for one in ("AE", "AEU")]
+    assert "AE and AEU are {:.1f} and {:.1f} points below".format(*-np.array(both)) in text
+    assert all(chest.claims[f"{g}: both beat RAR alone"].startswith("does") for g in ("AE", "AEU"))
+    assert f"alone ({chest.sharp:.0f}, turned round {100 - chest.sharp:.0f}) is above every" in text
+    assert chest.auc.idxmax() == ("AEU", "Unc+RAR")
+    assert f"has {chest.auc.max():.0f}." in text and chest.auc.max() < 100 - chest.sharp
+
+    text = page("13_table3")
+    first, second = chest.seed1["Unc"].sort_values(ascending=False).head(2)
+    assert "CKA is first by Unc, 5 points before the next" in text and round(first - second) == 5
+    leads = chest.by_seed["cka > none"]
+    assert "over none, {:.1f}, {:.1f} and {:.1f} points, decides nothing".format(*leads) in text
+    assert chest.claims["cka > none"].startswith("cannot tell")
     (before,) = [
         percent(r, "output")
         for r in ensembles(CHEST_APART).values()
         if r.config.n_learners == 3 and r.config.repels
     ]
-    assert f"the same seed ended with {before:.1f} for CKA, no better than the rest" in text
+    assert f"seed 1 ended with {before:.1f} for CKA, no better than the rest" in text
     assert before < second
+
+
+def test_the_ablations_page_says_what_the_chest_tables_say():
+    text = (FIGURES.parent / "notebooks" / "14_ablations.py").read_text()
+    text = text.split("**On chest radiographs**")[1].split("\n")[0]
+
+    def seed1(name):
+        rows = table("kermany-cxr/ablations", name).set_index(["group", "row"])
+        found = rows["AUC_by_seed"].dropna().str.extract(r"\b1:(\S+)")[0].astype(float)
+        return found.round(1)
+
+    grown = seed1("learners")
+    ends = {
+        group: f"{grown[group, 'N = 2']} to {grown[group, 'N = 8']}"
+        for group in grown.index.levels[0]
+    }
+    assert f"DSU goes from {ends['DSU']} without repulsion and from {ends['DSU+RAR']} with" in text
+    assert f"Unc from {ends['Unc']} and from {ends['Unc+RAR']}, most of it by the sixth" in text
+    for group in ends:
+        two, six, eight = (grown[group, f"N = {n}"] for n in (2, 6, 8))
+        assert eight > two and six - two > (eight - two) / 2
+    judged = table("kermany-cxr/ablations", "learners_verdicts").set_index("claim")
+    three = judged[judged.index.str.endswith("N = 3 beats N = 2")]
+    assert (three["n_seeds"] == 3).all() and three["verdict"].str.startswith("cannot tell").all()
+    weights = seed1("lambda")["Unc"]
+    assert "no order: {}, {}, {}, {} and {} by Unc".format(*weights) in text
+    assert list(weights.index) == [f"λ = {weight}" for weight in ("0", "0.01", "0.1", "1", "10")]
 
 
 def test_the_words_about_speed_are_those_of_the_table():
