@@ -242,6 +242,13 @@ def test_the_ablations_page_says_what_the_chest_tables_say():
     assert (three["n_seeds"] == 3).all() and three["verdict"].str.startswith("cannot tell").all()
     weights = seed1("lambda")["Unc"]
     assert "no order: {}, {}, {}, {} and {} by Unc".format(*weights) in text
+    layers = table("kermany-cxr/ablations", "layer").set_index(["group", "row"])["AUC"].dropna()
+    assert set(layers.index.levels[1][layers.index.codes[1]]) == {"en1", "de2", "z"}
+    early, late = (
+        "{:.1f} and {:.1f}".format(*(layers[f"{score}, cka", layer] for score in ("Unc", "DSU")))
+        for layer in ("en1", "de2")
+    )
+    assert f"Unc and DSU are {early} with repulsion at en1, {late} at de2 (seed 1)" in text
     assert list(weights.index) == [f"λ = {weight}" for weight in ("0", "0.01", "0.1", "1", "10")]
 
 
