@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 from tqdm.auto import tqdm as automatic
@@ -16,3 +17,11 @@ def bar(*arguments: Any, **options: Any) -> plain:
     """A tqdm bar; its arguments are tqdm's."""
     kind = plain if os.environ.get(PLAIN_BARS) else automatic
     return kind(*arguments, **options)
+
+
+def lock_within_process() -> None:
+    """Give bars a lock of this process alone.
+
+    tqdm's own is one between processes, and stays behind where a process is terminated.
+    """
+    plain.set_lock(threading.RLock())

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from PIL import Image
 from d2ue import D2UE, phantom
 from d2ue.cli import main
 from d2ue.results import read_records
+from tests.processes import children_of, wait_for
 
 TINY = ("--image-size", "16", "--epochs", "1", "--batch-size", "8", "--learners", "2")
 
@@ -439,14 +439,6 @@ def test_ctrl_c_ends_without_a_traceback_and_the_same_command_goes_on(bench_fold
     assert (out / "ensemble.json").exists() and not (out / ".unfinished").exists()
 
 
-def wait_for(condition, seconds=60.0):
-    """Give another process time to get somewhere."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the other process did not get there"
-        os.sched_yield()
-
-
 # --- tables ---
 
 SMALL = ("--epochs", "1", "--batch-size", "8", "--seeds", "1", "--dataset", "drawn")
@@ -620,10 +612,6 @@ def test_a_batch_is_interrupted_without_a_traceback(bench_folder, tmp_path, when
     assert process.wait(60) == 130
     assert last == "d2ue: interrupted; the same command goes on from the last state kept."
     assert b"Traceback" not in said and b"Warning" not in said and not (tmp_path / "out").exists()
-
-
-def children_of(pid):
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 def maps_of(pid):

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -22,6 +21,7 @@ from d2ue.reproduce import (
     parse_assignments,
     run_notebook,
 )
+from tests.processes import children_of, wait_for
 
 PARAMETERS = """\
 data: str = "phantom"  # what to use
@@ -107,10 +107,7 @@ def test_ctrl_c_in_a_page_ends_in_a_sentence(tmp_path):
         # Tests that run in the background of a shell inherit Ctrl-C switched off.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    end = time.monotonic() + 120
-    while not (tmp_path / "runs").exists():
-        assert time.monotonic() < end and process.poll() is None
-        os.sched_yield()
+    wait_for((tmp_path / "runs").exists)
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 130
@@ -128,10 +125,7 @@ def test_a_killed_page_leaves_nothing_in_the_folder(tmp_path):
         f"run_notebook(Path({str(source)!r}), {str(out)!r}, progress=False)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
-    end = time.monotonic() + 120
-    while not (tmp_path / "runs").exists():
-        assert time.monotonic() < end and process.poll() is None
-        os.sched_yield()
+    wait_for((tmp_path / "runs").exists)
     kernels = children_of(process.pid)
     process.kill()
     process.wait()
@@ -139,12 +133,6 @@ def test_a_killed_page_leaves_nothing_in_the_folder(tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.kill(kernel, signal.SIGKILL)
     assert not list(out.iterdir())
-
-
-def children_of(pid):
-    """Process ids of the children of a process."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found]
 
 
 def test_our_own_sentences_come_out_of_a_notebook_as_they_are(tmp_path):

@@ -15,7 +15,6 @@ import json
 import multiprocessing
 import os
 import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +28,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from d2ue.clusters import read_clusters
 from d2ue.config import TrainConfig
@@ -50,6 +48,7 @@ from d2ue.experiments.tables import (
     titled,
 )
 from d2ue.progress import bar as progress_bar
+from d2ue.progress import lock_within_process
 from d2ue.results import (
     DataKey,
     Record,
@@ -462,8 +461,7 @@ def _work(
     """A task in a process of its own; says over the pipe how far it is, and why it failed."""
     # Ctrl-C reaches every process of the terminal; the batch's own decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The bars' own lock is one between processes, and stays behind where a process is terminated.
-    tqdm.set_lock(threading.RLock())
+    lock_within_process()
     torch.set_num_threads(threads)
     try:
         # When the batch is gone, sending fails, and this process ends at the next epoch.
