@@ -261,7 +261,8 @@ READINGS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "image by image": lambda x, power: x,  # ours: over the d values, then the mean over the batch
     "neuron by neuron": lambda x, power: x.mT,  # over the batch, then the mean over the d values
     "whole batch": _whole,  # both features as one long vector each
-    "mean difference": _mean_difference,  # the same, divided by its length: exp(-mean |p - q|)
+    # The same per entry: exp(-mean |p - q|), and of Euclidean the root of the mean square.
+    "mean difference": _mean_difference,
 }
 _READ = ("euclidean", "manhattan", "cosine", "pearson")
 

@@ -183,7 +183,7 @@ assert (real["cka"] < real["expected"] / 2).all() and real["debiased-cka"].abs()
 # A similarity can only repel if it has a gradient. Here the second learner is about to take its first step: fresh weights, the trained first learner as its senior. Shown is the norm of the similarity's gradient over that of L_orig, both of the weights up to the layer that is repelled, at λ = 1. "A distance" can be read in several ways, and neither paper nor code decides:
 #
 # - *image by image* (ours), *neuron by neuron*: exp(-distance) of each, then the mean;
-# - *whole batch*: exp(-distance) of two long vectors; *mean difference*: the same, the distance divided by their length.
+# - *whole batch*: exp(-distance) of two long vectors; *mean difference*: the same, the mean over their entries in place of the sum (of Euclidean the root of the mean square).
 #
 # **Look for** crosses (the gradient is exactly 0, or below 1e-24) and for how far the two distances travel from one reading to the next.
 

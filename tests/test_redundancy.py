@@ -133,13 +133,13 @@ def test_bias_by_layer_wants_two_learners_and_enough_images(pair, x, refused):
 
 
 def test_readings_by_hand():
-    """p = (3, 4), (0, 0) and q = 0: the distances that each reading takes."""
-    p, q = torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.zeros(2, 2)
+    """p = (3, 4), (0, 0), (0, 0) and q = 0: the distances that each reading takes."""
+    p, q = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 0.0]]), torch.zeros(3, 2)
     expected = {
-        "image by image": ((np.exp(-5) + 1) / 2, (np.exp(-7) + 1) / 2),
+        "image by image": ((np.exp(-5) + 2) / 3, (np.exp(-7) + 2) / 3),
         "neuron by neuron": ((np.exp(-3) + np.exp(-4)) / 2,) * 2,
         "whole batch": (np.exp(-5), np.exp(-7)),
-        "mean difference": (np.exp(-5 / 2), np.exp(-7 / 4)),
+        "mean difference": (np.exp(-5 / 6**0.5), np.exp(-7 / 6)),
     }
     assert expected.keys() == redundancy.READINGS.keys()
     for reading, values in expected.items():
@@ -171,6 +171,21 @@ def test_start_gradients_are_those_of_finite_differences(learner, x, tiny):
                 w += step * g / norm
     assert (value().item() - before) / step == pytest.approx(table.loc["cka", "gradient"], rel=1e-3)
     assert table.loc["cka", "value"] == pytest.approx(before)
+
+    # Which readings there are, and that each similarity is read with its own power.
+    read = {name: set(of) for name, of in table["reading"].groupby(level=0)}
+    whole, scale_free = set(redundancy.READINGS), {"cosine", "pearson"}
+    assert read["euclidean"] == read["manhattan"] == whole
+    assert all(read[name] == whole - {"mean difference"} for name in scale_free)
+    assert all(
+        read[name] == {"as defined"}
+        for name in read.keys() - scale_free - {"euclidean", "manhattan"}
+    )
+    fresh = redundancy.initial_network(redundancy.LearnerTask(config, 2)).double().train()
+    apart = (p - fresh(x[order][None], "z").feature[0].detach()).abs()
+    mean = table[table["reading"] == "mean difference"]["value"]
+    assert mean["manhattan"] == pytest.approx(np.exp(-apart.mean().item()))
+    assert mean["euclidean"] == pytest.approx(np.exp(-apart.square().mean().sqrt().item()))
 
 
 def test_a_distance_summed_over_the_batch_underflows(learner, x, tiny):
