@@ -242,14 +242,40 @@ def test_the_ablations_page_says_what_the_chest_tables_say():
     assert (three["n_seeds"] == 3).all() and three["verdict"].str.startswith("cannot tell").all()
     weights = seed1("lambda")["Unc"]
     assert "no order: {}, {}, {}, {} and {} by Unc".format(*weights) in text
-    layers = table("kermany-cxr/ablations", "layer").set_index(["group", "row"])["AUC"].dropna()
-    assert set(layers.index.levels[1][layers.index.codes[1]]) == {"en1", "de2", "z"}
-    early, late = (
-        "{:.1f} and {:.1f}".format(*(layers[f"{score}, cka", layer] for score in ("Unc", "DSU")))
-        for layer in ("en1", "de2")
-    )
-    assert f"Unc and DSU are {early} with repulsion at en1, {late} at de2 (seed 1)" in text
     assert list(weights.index) == [f"λ = {weight}" for weight in ("0", "0.01", "0.1", "1", "10")]
+
+
+def test_the_ablations_page_says_what_the_chest_layers_give():
+    text = (FIGURES.parent / "notebooks" / "14_ablations.py").read_text()
+    text = text.split("# Nor do the layers fall")[1].split("\n")[0]
+    rows = table("kermany-cxr/ablations", "layer").set_index(["group", "row"])
+    assert (rows["n_seeds"] > 0).all()
+    first = rows["AUC_by_seed"].str.extract(r"\b1:(\S+)")[0].astype(float)
+    assert first["Unc, cka"].idxmax() == first["DSU, cka"].idxmax() == "en3"
+    alone = rows["AUC"].where(rows["n_seeds"] == 1).round(1)
+    unc, dsu, debiased = (alone[of] for of in ("Unc, cka", "DSU, cka", "DSU, debiased-cka"))
+    assert f"{dsu['en1']} by CKA and {debiased['en1']} by debiased CKA" in text
+    inside, deep = ["en2", "en3", "en4"], ["de4", "de3", "de2", "de1"]
+
+    def reach(values):
+        return f"{values.min()} to {values.max()}"
+
+    assert f"{reach(dsu[inside])} in the encoder and {reach(dsu[deep])} in the decoder" in text
+    free = table("kermany-cxr/ablations", "lambda").set_index(["group", "row"])["AUC_by_seed"]
+    none = [float(re.match(r"1:(\S+)", free[score, "λ = 0"])[1]) for score in ("Unc", "DSU")]
+    assert f"{unc['en3']} and {dsu['en3']}, where no repulsion has" in text
+    assert "no repulsion has {:.1f} and {:.1f}.".format(*none) in text
+    assert f"DSU is {reach(debiased[deep])} there, and {reach(debiased[inside])} at en2" in text
+
+    histories = table("kermany-cxr/ablations", "debiased_histories").reset_index()
+    last = histories[histories["epoch"] == 250]
+    assert set(last["layer"].dropna()) == set(rows.index.levels[1]) - {"z"} and len(last) == 17
+    paid = last[last["layer"].str.startswith("de", na=False)]
+    stood, lost = paid["similarity"], paid["loss"]
+    assert f"it stood at {stood.max():.2f} to {stood.min():.2f} in the last epoch" in text
+    senior = last[last["learner"] == 1]["loss"].item()
+    assert f"loss at {lost.min():.3f} to {lost.max():.3f}, where the first learner has" in text
+    assert f"the first learner has {senior:.3f} " in text
 
 
 def test_the_words_about_speed_are_those_of_the_table():
