@@ -113,19 +113,24 @@ def test_the_summary_says_what_the_tables_say():
         assert grown[group].idxmax() == "N = 2"
 
     chest = Chest()
-    for backbone, n in (("AE", 3), ("MemAE", 1), ("AEU", 3)):
-        assert (chest.n[backbone] == n).all()
-    assert "three seeds of AE and AEU, one of MemAE, is another story" in said
+    assert (chest.n == 3).all() and set(chest.n.index.levels[0]) == {"AE", "MemAE", "AEU"}
+    assert "three seeds of all three backbones, is another story" in said
     lost, free = -chest.by_claim["AEU: DSU raises AUC over Unc"], chest.cell("AEU", "Unc")
     assert f"DSU takes {lost:.1f} points from Unc of AEU ({free}), in each seed" in said
     assert chest.claims["AEU: DSU raises AUC over Unc"].startswith("does not hold")
-    level, free = chest.by_claim["AE: DSU raises AUC over Unc"], chest.cell("AE", "Unc")
-    assert f"is not to be told from nothing for AE ({level:.1f}, from {free});" in said
-    assert chest.claims["AE: DSU raises AUC over Unc"].startswith("cannot tell")
+    level = []
+    for one in ("AE", "MemAE"):
+        claim = f"{one}: DSU raises AUC over Unc"
+        level.append(f"{one} ({chest.by_claim[claim]:.1f}, from {chest.cell(one, 'Unc')})")
+        assert chest.claims[claim].startswith("cannot tell")
+    assert f"is not to be told from nothing for {' and '.join(level)};" in said
     gained = chest.by_claim["AEU: RAR raises AUC over Unc"]
-    assert f"repulsion raises Unc of AEU in each seed, by {gained:.1f} points, and of AE" in said
+    assert f"repulsion raises Unc of AEU in each seed, by {gained:.1f} points, lowers" in said
     assert chest.claims["AEU: RAR raises AUC over Unc"].startswith("holds")
-    assert "and of AE in two of three, which decides nothing;" in said
+    lowered = -chest.by_claim["MemAE: RAR raises AUC over Unc"]
+    assert f"lowers that of MemAE in each seed, by {lowered:.1f}, and raises that of AE" in said
+    assert max(chest.by_seed["MemAE: RAR raises AUC over Unc"]) < 0
+    assert "raises that of AE in two of three, which decides nothing;" in said
     assert sum(gain > 0 for gain in chest.by_seed["AE: RAR raises AUC over Unc"]) == 2
     below = -chest.by_claim["Ours (AEU) > DDAD"]
     assert f"Ours (AEU) is {below:.1f} points *below* DDAD, in each seed" in said
@@ -188,17 +193,25 @@ def test_the_pages_say_what_the_chest_tables_say():
     assert max(chest.by_seed["Ours (AEU) > DDAD"]) < 0
 
     text = page("12_table2")
-    lost, level = (chest.by_claim[f"{one}: DSU raises AUC over Unc"] for one in ("AEU", "AE"))
+    lost, *level = (
+        chest.by_claim[f"{one}: DSU raises AUC over Unc"] for one in ("AEU", "AE", "MemAE")
+    )
     assert f"takes {-lost:.1f} points from Unc of AEU, which contradicts the claim in each" in text
     assert max(chest.by_seed["AEU: DSU raises AUC over Unc"]) < 0
-    assert f"cannot be told from nothing for AE ({level:.1f})" in text
+    assert "from nothing for AE ({:.1f}) and MemAE ({:.1f})".format(*level) in text
     gained = chest.by_claim["AEU: RAR raises AUC over Unc"]
-    assert f"raises Unc of AEU in each seed, by {gained:.1f} points on average" in text
+    assert f"raises Unc of AEU in each seed, by {gained:.1f} points on average, and" in text
+    lowered = -chest.by_claim["MemAE: RAR raises AUC over Unc"]
+    assert f"lowers that of MemAE in each seed, by {lowered:.1f};" in text
+    assert chest.claims["MemAE: RAR raises AUC over Unc"].startswith("does not hold")
     assert min(chest.by_seed["AEU: RAR raises AUC over Unc"]) > 0
     assert np.ptp(np.sign(chest.by_seed["AE: RAR raises AUC over Unc"])) == 2
-    both = [chest.by_claim[f"{one}: both beat RAR alone"] for one in ("AE", "AEU")]
-    assert "AE and AEU are {:.1f} and {:.1f} points below".format(*-np.array(both)) in text
-    assert all(chest.claims[f"{g}: both beat RAR alone"].startswith("does") for g in ("AE", "AEU"))
+    both = [chest.by_claim[f"{one}: both beat RAR alone"] for one in ("AE", "MemAE", "AEU")]
+    below = "AE, MemAE and AEU are {:.1f}, {:.1f} and {:.1f} points below".format(*-np.array(both))
+    assert below in text
+    for one in ("AE", "MemAE", "AEU"):
+        assert chest.claims[f"{one}: both beat RAR alone"].startswith("does not hold")
+        assert max(chest.by_seed[f"{one}: both beat RAR alone"]) < 0
     assert f"alone ({chest.sharp:.0f}, turned round {100 - chest.sharp:.0f}) is above every" in text
     assert chest.auc.idxmax() == ("AEU", "Unc+RAR")
     assert f"has {chest.auc.max():.0f}." in text and chest.auc.max() < 100 - chest.sharp
