@@ -212,6 +212,14 @@ def test_the_pages_say_what_the_chest_tables_say():
     for one in ("AE", "MemAE", "AEU"):
         assert chest.claims[f"{one}: both beat RAR alone"].startswith("does not hold")
         assert max(chest.by_seed[f"{one}: both beat RAR alone"]) < 0
+    central = table("kermany-cxr/table2", "table2_central").set_index("claim")
+    rises = []
+    for what in ("reconstruction error of", "disagreement on"):
+        claim = central.loc[f"MemAE: RAR keeps the {what} normals (within 5 %)"]
+        rises.append(100 * (claim["factor"] - 1))
+        assert claim["verdict"].startswith("does not hold")
+        assert min(map(float, claim["per_seed"].split())) > 1.05
+    assert "disagreement rise by {:.0f} and {:.0f} %, in each".format(*rises) in text
     assert f"alone ({chest.sharp:.0f}, turned round {100 - chest.sharp:.0f}) is above every" in text
     assert chest.auc.idxmax() == ("AEU", "Unc+RAR")
     assert f"has {chest.auc.max():.0f}." in text and chest.auc.max() < 100 - chest.sharp
