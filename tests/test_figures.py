@@ -286,6 +286,8 @@ def test_the_ablations_page_says_what_the_chest_layers_give():
     none = [float(re.match(r"1:(\S+)", free[score, "λ = 0"])[1]) for score in ("Unc", "DSU")]
     assert f"{unc['en3']} and {dsu['en3']}, where no repulsion has" in text
     assert "no repulsion has {:.1f} and {:.1f}.".format(*none) in text
+    assert "by DSU no layer repelled by debiased CKA reaches no" in text
+    assert debiased.notna().all() and debiased.max() < none[1]
     assert f"DSU is {reach(debiased[deep])} there, and {reach(debiased[inside])} at en2" in text
 
     histories = table("kermany-cxr/ablations", "debiased_histories").reset_index()
