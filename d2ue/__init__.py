@@ -19,7 +19,7 @@ from d2ue.datasets import Dataset, ImageSet, ScanConfig, load, load_folder, load
 from d2ue.ensemble import Ensemble
 from d2ue.errors import D2UEError, DivergedError, InputError
 from d2ue.evaluation import auc, average_precision, bootstrap_interval
-from d2ue.runs import fit_run, load_run, save_run
+from d2ue.store.runs import fit_run, load_run, save_run
 from d2ue.training import train_ensemble, train_ensembles
 from d2ue.uncertainty import image_scores, score_maps
 
@@ -29,7 +29,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     """`d2ue.D2UE`, looked up when it is first asked for: scikit-learn takes a second to import."""
     if name == "D2UE":
-        from d2ue.detector import D2UE
+        from d2ue.detector.estimator import D2UE
 
         return D2UE
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

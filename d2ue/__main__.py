@@ -1,6 +1,6 @@
 """`python -m d2ue` is `d2ue`."""
 
-from d2ue.cli import main
+from d2ue.cli.app import main
 
 if __name__ == "__main__":
     main()

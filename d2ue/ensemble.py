@@ -12,7 +12,7 @@ from torch import Tensor
 from d2ue.backbones import Autoencoder, Reconstruction, stack
 from d2ue.config import TrainConfig
 from d2ue.errors import InputError
-from d2ue.steps import precision
+from d2ue.fast.steps import precision
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2ue.clusters import strata
 from d2ue.errors import InputError
+from d2ue.statistics.clusters import strata
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 

@@ -41,9 +41,7 @@ from d2ue.ensemble import (
     to_unit_range,
 )
 from d2ue.errors import D2UEError, DivergedError, InputError
-from d2ue.progress import bar as progress_bar
-from d2ue.similarity import SIMILARITIES, Similarity
-from d2ue.steps import (
+from d2ue.fast.steps import (
     captured,
     check_precision,
     fitting_replicas,
@@ -52,6 +50,8 @@ from d2ue.steps import (
     is_memory_error,
     precision,
 )
+from d2ue.progress import bar as progress_bar
+from d2ue.similarity import SIMILARITIES, Similarity
 
 #: By precision, raised whenever a change alters what a learner learns; part of learners' names.
 TRAINING_VERSION = {"float32": 1, "tf32": 2, "bf16": 3}
@@ -348,7 +348,7 @@ def name_of(settings: dict[str, object]) -> str:
 
 
 class LearnerStore(Protocol):
-    """Where learners are kept by name while ensembles are trained; `d2ue.runs.Store` is one."""
+    """Where learners are kept by name while ensembles are trained; `d2ue.store.runs.Store` is one."""
 
     def get(self, name: str) -> Learner | None:
         """A finished learner, or None."""
@@ -476,7 +476,7 @@ def train_ensembles(
         train: normal images; labels are not looked at.
         device: as for `train_ensemble`.
         replicas: learners trained side by side at most; None = what a GPU's memory holds
-            (`d2ue.steps.fitting_replicas`), 1 on a CPU, where replicas share the same cores and
+            (`d2ue.fast.steps.fitting_replicas`), 1 on a CPU, where replicas share the same cores and
             save nothing. Where a GPU's memory turns out too small, groups are halved.
         progress: whether to show a bar with loss and time left.
         store: where finished learners and states on the way are kept; None keeps nothing.

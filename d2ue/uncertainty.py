@@ -18,8 +18,8 @@ from d2ue.backbones import Autoencoder
 from d2ue.config import ScoreConfig
 from d2ue.ensemble import Ensemble, forward
 from d2ue.errors import InputError
+from d2ue.fast.steps import precision
 from d2ue.progress import bar as progress_bar
-from d2ue.steps import precision
 
 
 def deviation(values: Tensor) -> Tensor:

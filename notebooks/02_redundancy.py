@@ -20,7 +20,7 @@
 #
 # **You will learn**
 #
-# - how to change a learner's features without changing one output, and where a network allows it ([`equivalent.py`](../d2ue/equivalent.py));
+# - how to change a learner's features without changing one output, and where a network allows it ([`equivalent.py`](../d2ue/lessons/equivalent.py));
 # - which similarities are fooled by which change: the reason why the paper takes CKA ([`similarity.py`](../d2ue/similarity.py), Eq. 2 and 3);
 # - what fools CKA too, which the paper's figure leaves out: single neurons made louder;
 # - how far CKA is biased upwards, and when that matters;
@@ -41,9 +41,10 @@ out: str = "../results/redundancy"  # folder for the tables and pictures of this
 import matplotlib.pyplot as plt
 import numpy as np
 
-from d2ue import equivalent, image_scores, redundancy
+from d2ue import image_scores
 from d2ue.experiments import save_results
-from d2ue.plotting import redundancy as pictures
+from d2ue.lessons import equivalent, redundancy
+from d2ue.lessons import redundancy_pictures as pictures
 
 specimens = redundancy.specimens(image_size, n_train, epochs, batch_size)
 learner, pair = specimens.learner, specimens.pair

@@ -20,7 +20,7 @@
 #
 # **Runs** in under a minute on a CPU, a third of it for UMAP, which is compiled at its first use (`neighbours = 0` leaves it out). To be that quick, the images are 64 phantoms of 16 x 16 pixels and the learners see each of them six times; what is said of numbers below is printed by the page, so that it stays true when you change them.
 #
-# The functions: Eq. (1) and (4) are `repulsion_loss` and `total_loss` in [`training.py`](../d2ue/training.py); Eq. (2) and (3) are `linear_cka`, `hsic` and `debiased_cka` in [`similarity.py`](../d2ue/similarity.py); the measures of this page are in [`diversity.py`](../d2ue/diversity.py).
+# The functions: Eq. (1) and (4) are `repulsion_loss` and `total_loss` in [`training.py`](../d2ue/training.py); Eq. (2) and (3) are `linear_cka`, `hsic` and `debiased_cka` in [`similarity.py`](../d2ue/similarity.py); the measures of this page are in [`diversity.py`](../d2ue/lessons/diversity.py).
 
 # %% tags=["parameters"]
 data: str = "phantom"  # phantom, phantom-chest, or a folder with images/ and data.json
@@ -44,8 +44,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from d2ue import TrainConfig, plotting
-from d2ue import diversity as dv
 from d2ue import experiments as ex
+from d2ue.lessons import diversity as dv
 
 dataset = dv.small_dataset(data, image_size, n_train, n_test)
 train, test = dataset.train, dataset.labelled

@@ -18,7 +18,7 @@
 #
 # **You will learn** what DSU computes, on a regression small enough to see all of it; how often the effect of Fig. 1c is really there, in eleven seeds; which part of DSU does the work, the slopes or the error; what becomes of it on images; and how to ask fairly whether one score helps where another fails. It runs for less than a minute.
 #
-# The functions: [`toy.py`](../d2ue/toy.py) is the regression; [`uncertainty.py`](../d2ue/uncertainty.py) has Eq. 5 (`output_map`), Eq. 6 (`dual_map`) and what it consists of (`dual_terms`); [`evaluation.py`](../d2ue/evaluation.py) has `auc_among_lowest`.
+# The functions: [`toy.py`](../d2ue/lessons/toy.py) is the regression; [`uncertainty.py`](../d2ue/uncertainty.py) has Eq. 5 (`output_map`), Eq. 6 (`dual_map`) and what it consists of (`dual_terms`); [`evaluation.py`](../d2ue/evaluation.py) has `auc_among_lowest`.
 
 # %% tags=["parameters"]
 seed: int = 0  # of the pictures' learners; stated before anything was looked at
@@ -46,11 +46,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from d2ue import TrainConfig, localisation, phantom, plotting, toy, train_ensemble
+from d2ue import TrainConfig, phantom, plotting, train_ensemble
 from d2ue import experiments as ex
 from d2ue import uncertainty as un
-from d2ue.experiments.agreement import NAMES, among_lowest, among_lowest_by_run, mirrored
-from d2ue.results import DataKey, read_records, score_record
+from d2ue.lessons import localisation, toy
+from d2ue.statistics.agreement import NAMES, among_lowest, among_lowest_by_run, mirrored
+from d2ue.store.results import DataKey, read_records, score_record
 
 crossing = toy.view(toy.train(2, noise, seed), height=height)
 figures = {"two_learners": plotting.toy_view(crossing)}
@@ -65,7 +66,7 @@ print(*toy.reading(crossing), sep="\n")
 #
 # ## Eleven seeds
 #
-# One picture can show anything. So the effect was written down as a statement that can be false, before any seed was looked at ([`toy.effect`](../d2ue/toy.py)):
+# One picture can show anything. So the effect was written down as a statement that can be false, before any seed was looked at ([`toy.effect`](../d2ue/lessons/toy.py)):
 #
 # > A place off the bands is **blind** if Unc raises no alarm there. The effect *holds* in a seed if DSU raises one at more than half of the blind places.
 #
@@ -216,7 +217,7 @@ display(Markdown(ex.markdown(mirrored(runs))))
 #
 # - Set `height` to 0.3 or `noise` to 0.3 and run again: when is the error no longer enough, and does DSU then still see what it saw?
 # - Draw the blind places for five learners (`toy.train_many(range(11), 5)`, then `toy.effects`). Why do they vanish, and what does that say about an ensemble of two?
-# - Where does DSU lose on real images? [12_table2](12_table2.ipynb) has every claim of Table 2 with its interval; [`agreement.py`](../d2ue/experiments/agreement.py) takes any export of scores.
+# - Where does DSU lose on real images? [12_table2](12_table2.ipynb) has every claim of Table 2 with its interval; [`agreement.py`](../d2ue/statistics/agreement.py) takes any export of scores.
 # - Use another share than a quarter: `among_lowest_by_run(..., share=0.1)`.
 
 # %%

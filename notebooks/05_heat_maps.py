@@ -53,9 +53,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from d2ue import TrainConfig, load, localisation, plotting, score_maps, train_ensemble
+from d2ue import TrainConfig, load, plotting, score_maps, train_ensemble
 from d2ue import experiments as ex
-from d2ue.runs import Store
+from d2ue.lessons import localisation
+from d2ue.store.runs import Store
 
 dataset = load(data, progress=progress)
 train, test = dataset.train.sample(n_train), dataset.labelled.sample(n_test)
@@ -154,7 +155,7 @@ for name, part in (("normal", ~abnormal), ("abnormal", abnormal)):
 # %% [markdown]
 # ## In numbers, against maps that know nothing
 #
-# [`localisation.py`](../d2ue/localisation.py) has six measures. On **masks**, with the pixels of all test images together, normal images included:
+# [`localisation.py`](../d2ue/lessons/localisation.py) has six measures. On **masks**, with the pixels of all test images together, normal images included:
 #
 # - **pixel AUC**, **pixel AP**: as for images, but each pixel is a case. Most pixels are easy (background), so a high AUC comes cheap; AP does not forgive that.
 # - **best Dice**: overlap at the best threshold. That threshold was chosen on these very images, so it is an upper bound, not what a user would get.

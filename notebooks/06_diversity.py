@@ -20,7 +20,7 @@
 #
 # **Runs** in about a minute: the first half draws our runs of 250 epochs on Brain MRI from their kept scores, in seconds and without an image; the second half trains a small grid on phantoms. What exists and what was not run is printed.
 #
-# The functions: CKA, Eq. (2) and (3), is in [`similarity.py`](../d2ue/similarity.py), output-space uncertainty (Unc, Eq. 5) and dual-space uncertainty (DSU, Eq. 6) in [`uncertainty.py`](../d2ue/uncertainty.py); `rank_correlation` and the tables of this page are in [`diversity.py`](../d2ue/diversity.py).
+# The functions: CKA, Eq. (2) and (3), is in [`similarity.py`](../d2ue/similarity.py), output-space uncertainty (Unc, Eq. 5) and dual-space uncertainty (DSU, Eq. 6) in [`uncertainty.py`](../d2ue/uncertainty.py); `rank_correlation` and the tables of this page are in [`diversity.py`](../d2ue/lessons/diversity.py).
 
 # %% tags=["parameters"]
 dataset: str = "brain-mri"  # a name, see the command d2ue datasets
@@ -46,9 +46,9 @@ import matplotlib.pyplot as plt
 from IPython.display import Markdown, display
 
 from d2ue import TrainConfig, plotting
-from d2ue import diversity as dv
 from d2ue import experiments as ex
 from d2ue.datasets import phantom
+from d2ue.lessons import diversity as dv
 
 base = TrainConfig(epochs=epochs, batch_size=batch_size)
 settings = ex.Settings(dataset, data, results, seeds, base=base)

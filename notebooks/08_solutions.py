@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from scipy.stats import t
 
-from d2ue import exercises
+from d2ue.lessons import exercises
 
 answers = {}
 

@@ -16,7 +16,7 @@
 #
 # The paper's Table 1 compares D2UE with twelve methods on five data sets, by AUC and average precision (AP). This page computes the rows that need nothing but these autoencoders: **AE**, **MemAE** and **AEU** are single learners scored by their reconstruction error; **DDAD** is the output-space uncertainty of three AEU; **Ours** is repulsion (RAR) with dual-space uncertainty (DSU).
 #
-# The other rows (f-AnoGAN, Ganomaly, IGD, Multi-ST, RDAD, DeSTSeg) are other people's networks and are not run here; `d2ue.paper.TABLE1` holds their published values.
+# The other rows (f-AnoGAN, Ganomaly, IGD, Multi-ST, RDAD, DeSTSeg) are other people's networks and are not run here; `d2ue.experiments.paper.TABLE1` holds their published values.
 #
 # As committed, the page draws our own run of 250 epochs on Brain MRI from the scores kept in `figures/scores`, in seconds and without any image. `d2ue reproduce table1 --dataset brain-mri --data FOLDER --seeds 5` trains it anew.
 

@@ -16,7 +16,7 @@
 #
 # Five rows for each backbone: **Ens**, the error of the ensemble's mean reconstruction; **Unc**, the learners' disagreement (Eq. 5); **+RAR**, with learners that repel each other (Eq. 1-4); **+DSU**, disagreement of input gradient times error (Eq. 6); and both. Three rows of ours stand below them at no further cost: Ens with repulsion, and the input gradient alone, which is what DSU adds to the output space.
 #
-# Under them stand **controls**, scores that know nothing of the method ([`controls.py`](../d2ue/controls.py)): what the benchmark gives away without it. Five look at images alone, the untrained ensembles are initial weights, and the gradient of a single learner (AE-Grad) is the method without an ensemble.
+# Under them stand **controls**, scores that know nothing of the method ([`controls.py`](../d2ue/experiments/controls.py)): what the benchmark gives away without it. Five look at images alone, the untrained ensembles are initial weights, and the gradient of a single learner (AE-Grad) is the method without an ensemble.
 #
 # The paper's Ens row repeats its Table 1, that is single learners; ours is of three.
 #

@@ -42,7 +42,7 @@ from d2ue import plotting
 from d2ue.audit import audit, pictures
 from d2ue.audit.planted import plant, recall_and_precision
 from d2ue.audit.report import text_report, write_report
-from d2ue.clusters import read_clusters
+from d2ue.statistics.clusters import read_clusters
 
 folder, truth = data, None
 if not data:

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Your own images: from a folder to a report
 #
-# You have a folder of normal scans, and new ones of which you want to know which are not normal. This page does it in ten cells, by an estimator in scikit-learn's habits, [`d2ue.D2UE`](../d2ue/detector.py): fit, threshold, score, heat maps, report, save.
+# You have a folder of normal scans, and new ones of which you want to know which are not normal. This page does it in ten cells, by an estimator in scikit-learn's habits, [`d2ue.D2UE`](../d2ue/detector/estimator.py): fit, threshold, score, heat maps, report, save.
 #
 # Out of the box it draws its own folders of phantoms, so that it runs anywhere, with learners that are barely trained: what you read below shows how things are done, not how well the method does. For your images set `normal_scans` and `new_scans`, and the paper's `epochs = 250` and `batch_size = 64`.
 #
@@ -41,7 +41,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from d2ue import D2UE, load_folder, load_images, phantom, plotting, report
-from d2ue.experiments.own_data import compare, write_folder
+from d2ue.lessons.own_data import compare, write_folder
 
 if not normal_scans or not new_scans:
     counts = dict(n_train=n_phantoms, n_test_normal=60, n_test_abnormal=60)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from d2ue.arrays import Reading, as_paths, as_pictures, as_stack, refuse_shared
 from d2ue.datasets import load_images
+from d2ue.datasets.arrays import Reading, as_paths, as_pictures, as_stack, refuse_shared
 
 
 def test_values_by_hand():

@@ -13,9 +13,9 @@ from d2ue.audit.duplicates import clusters_of, find_pairs
 from d2ue.audit.planted import PLANTED, plant, recall_and_precision
 from d2ue.audit.report import html_page, summary, text_report, write_report
 from d2ue.audit.splits import cleaned_split, write_split
-from d2ue.cli import main
-from d2ue.clusters import read_clusters
+from d2ue.cli.app import main
 from d2ue.datasets.registry import load_named
+from d2ue.statistics.clusters import read_clusters
 
 
 @pytest.fixture(scope="module")

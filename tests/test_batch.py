@@ -15,13 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
+from d2ue.cli.notebooks import TABLE_NOTEBOOKS, find_notebook, notebook_parameters
 from d2ue.config import TrainConfig
 from d2ue.datasets.types import Dataset, ImageSet
 from d2ue.experiments import batch
-from d2ue.experiments.tables import Row, departures, rows
-from d2ue.reproduce import TABLE_NOTEBOOKS, find_notebook, notebook_parameters
-from d2ue.results import DataKey, export, get_record, read_records, record_name
-from d2ue.runs import Store
+from d2ue.experiments.rows import Row, departures, rows
+from d2ue.store.results import DataKey, export, get_record, read_records, record_name
+from d2ue.store.runs import Store
 from d2ue.training import learner_name, train_ensemble
 from d2ue.uncertainty import image_scores
 
@@ -291,8 +291,8 @@ torch.set_num_threads(1)
 from d2ue.datasets.types import Dataset, ImageSet
 from d2ue.config import TrainConfig
 from d2ue.experiments import batch
-from d2ue.experiments.tables import rows
-from d2ue.runs import Store
+from d2ue.experiments.rows import rows
+from d2ue.store.runs import Store
 import json, numpy as np
 
 base = TrainConfig(**json.loads(sys.argv[1]))

@@ -10,10 +10,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from d2ue import plotting
-from d2ue.clusters import Clusters
 from d2ue.config import TrainConfig
-from d2ue.experiments import cleaned, tables
-from d2ue.results import DataKey, Record, record_name
+from d2ue.experiments import cleaned
+from d2ue.experiments import rows as tables
+from d2ue.statistics.clusters import Clusters
+from d2ue.store.results import DataKey, Record, record_name
 
 # 24 clusters of normal images, some of several; the first 8 clusters are in train too.
 SIZES = np.r_[[3, 1, 2, 1, 4, 1, 1, 2], np.ones(16, int)]

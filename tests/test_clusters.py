@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from d2ue.clusters import Clusters, independence, read_clusters
+from d2ue.statistics.clusters import Clusters, independence, read_clusters
 
 TABLE = """name,split,label,cluster
 a.png,train,0,0

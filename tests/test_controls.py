@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy import ndimage
 
-from d2ue import controls
 from d2ue.datasets.types import Dataset, ImageSet
-from d2ue.experiments import batch, tables
-from d2ue.results import (
+from d2ue.experiments import batch, controls
+from d2ue.experiments import rows as tables
+from d2ue.store.results import (
     CONTROLS,
     DataKey,
     export,
@@ -19,7 +19,7 @@ from d2ue.results import (
     record_name,
     score_control,
 )
-from d2ue.runs import Store
+from d2ue.store.runs import Store
 from d2ue.training import train_ensemble
 from d2ue.uncertainty import image_scores
 

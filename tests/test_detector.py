@@ -20,7 +20,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
 from d2ue import D2UE, ImageSet, TrainConfig, image_scores, score_maps, train_ensemble
-from d2ue.threshold import hold_out, threshold
+from d2ue.detector.threshold import hold_out, threshold
 
 SIZE = 16
 SETTINGS = {"image_size": SIZE, "epochs": 1, "batch_size": 8, "n_learners": 2, "device": "cpu"}

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
-from d2ue import diversity as dv
 from d2ue.datasets import phantom
+from d2ue.lessons import diversity as dv
 from d2ue.similarity import debiased_cka, linear_cka
 from d2ue.training import train_ensembles
 
@@ -131,7 +131,7 @@ def test_separation_of_equal_and_of_far_clouds():
 
 
 def test_module_needs_no_notebook_package():
-    code = "import sys, d2ue.diversity; print([m for m in ('umap', 'numba') if m in sys.modules])"
+    code = "import sys, d2ue.lessons.diversity; print([m for m in ('umap', 'numba') if m in sys.modules])"
     ran = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ)
     )

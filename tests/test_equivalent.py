@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ortho_group
 
-from d2ue.equivalent import (
+from d2ue.lessons.equivalent import (
     TRANSFORMATIONS,
     channels,
     keeps_function,

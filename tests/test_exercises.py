@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from d2ue import exercises
-from d2ue.exercises import CHECKS, NOT_DONE, RIGHT
+from d2ue.lessons import exercises
+from d2ue.lessons.exercises import CHECKS, NOT_DONE, RIGHT
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from d2ue import diversity
 from d2ue import experiments as ex
-from d2ue.clusters import read_clusters
 from d2ue.config import TrainConfig
 from d2ue.evaluation import auc
-from d2ue.experiments.tables import TABLES
-from d2ue.results import read_records
+from d2ue.experiments.rows import TABLES
+from d2ue.lessons import diversity
+from d2ue.statistics.clusters import read_clusters
+from d2ue.store.results import read_records
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
 EXPORTS = sorted(FIGURES.glob("scores/*.zip"))

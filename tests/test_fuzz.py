@@ -27,15 +27,18 @@ from PIL import Image
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 
-from d2ue import D2UE, cli, runs, saved
-from d2ue.arrays import Reading
+from d2ue import D2UE
+from d2ue.cli import app as cli
 from d2ue.config import ScoreConfig, TrainConfig
 from d2ue.datasets import Dataset, ImageSet, ScanConfig, load_folder, load_images
+from d2ue.datasets.arrays import Reading
 from d2ue.datasets.download import _extract
+from d2ue.detector import saved
+from d2ue.detector.threshold import Threshold
 from d2ue.errors import D2UEError
-from d2ue.results import DataKey, export, import_into, put_record, read_records, score_record
-from d2ue.runs import Store, digest, load_run, run_scan, save_run
-from d2ue.threshold import Threshold
+from d2ue.store import runs
+from d2ue.store.results import DataKey, export, import_into, put_record, read_records, score_record
+from d2ue.store.runs import Store, digest, load_run, run_scan, save_run
 from d2ue.training import LearnerTask, learner_name, train_ensemble, train_learners
 
 THOROUGH = settings.get_current_profile_name() == "fuzz"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from d2ue import localisation as loc
 from d2ue.datasets import ImageSet, box_cover, phantom
+from d2ue.lessons import localisation as loc
 
 PIXEL = {
     "pixel AUC": loc.pixel_auc,

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2ue.cli import main
+from d2ue.cli.app import main
 from d2ue.datasets import ScanConfig, load, load_folder, load_images
 from d2ue.datasets.medical import scan_kind
 from d2ue.errors import InputError
-from d2ue.runs import run_scan
+from d2ue.store.runs import run_scan
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom is missing: the extra [medical]")
 nibabel = pytest.importorskip("nibabel", reason="nibabel is missing: the extra [medical]")

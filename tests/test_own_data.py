@@ -5,7 +5,7 @@ from sklearn.neighbors import LocalOutlierFactor
 from sklearn.svm import OneClassSVM
 
 from d2ue import ImageSet, load_folder, load_images, phantom
-from d2ue.experiments.own_data import compare, write_folder
+from d2ue.lessons.own_data import compare, write_folder
 
 
 def test_folders_read_back_as_they_were(tmp_path):

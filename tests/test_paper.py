@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from d2ue.paper import COLUMNS, CONTRADICTIONS, TABLE1, TABLE2, TABLE3
+from d2ue.experiments.paper import COLUMNS, CONTRADICTIONS, TABLE1, TABLE2, TABLE3
 from d2ue.similarity import SIMILARITIES
 
 

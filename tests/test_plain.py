@@ -1,11 +1,11 @@
 """The plain recipe of the benchmarks computes what the project computes, and is told fairly."""
 
+import bench
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from d2ue import bench
 from d2ue.config import TrainConfig
 from d2ue.ensemble import join
 from d2ue.training import LearnerTask, initial_network, train_learners

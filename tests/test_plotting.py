@@ -346,7 +346,7 @@ def test_heat_maps_draw_boxes_where_they_are(images, maps):
 
 
 def test_localisation_shows_values_intervals_and_chance():
-    from d2ue.localisation import compare
+    from d2ue.lessons.localisation import compare
 
     cover = np.zeros((6, 1, 8, 8))
     cover[:, :, 2:5, 2:5] = 1

@@ -11,9 +11,10 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from d2ue import image_scores, redundancy
-from d2ue.equivalent import TRANSFORMATIONS, neuron_rescaled
-from d2ue.plotting import redundancy as pictures
+from d2ue import image_scores
+from d2ue.lessons import redundancy
+from d2ue.lessons import redundancy_pictures as pictures
+from d2ue.lessons.equivalent import TRANSFORMATIONS, neuron_rescaled
 from d2ue.similarity import SIMILARITIES, euclidean, linear_cka, manhattan
 
 

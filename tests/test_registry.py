@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2ue.cli import main
+from d2ue.cli.app import main
 from d2ue.datasets import BUILT_IN, SOURCES, download, find_folder, load_named, paper_title
 from d2ue.datasets.registry import RECORD, check_name, find_below, overview
 from d2ue.errors import D2UEError, InputError
-from d2ue.paper import DATASETS
+from d2ue.experiments.paper import DATASETS
 
 REAL = Path(os.environ.get("D2UE_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 TRAIN, NORMAL_TEST, ABNORMAL_TEST = ["a.png", "b.png"], ["c.png"], ["d.png"]

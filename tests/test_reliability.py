@@ -22,9 +22,9 @@ from PIL import Image
 
 import d2ue
 from d2ue import D2UE, fit_run, load_run
-from d2ue.cli import main
+from d2ue.cli.app import main
 from d2ue.errors import InputError
-from d2ue.runs import Store
+from d2ue.store.runs import Store
 from d2ue.training import train_ensemble
 
 HERE = Path(__file__).parent
@@ -254,7 +254,7 @@ import numpy as np, torch
 torch.set_num_threads(1)
 from pathlib import Path
 from d2ue import ImageSet, TrainConfig, fit_run
-from d2ue.runs import Store
+from d2ue.store.runs import Store
 
 base = Path(sys.argv[1])
 images = np.load(base / "images.npy")

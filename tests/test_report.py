@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from d2ue import ImageSet
-from d2ue.report import Scored, colour_top, overlay, report, write_maps, write_report
-from d2ue.threshold import Threshold
+from d2ue.detector.report import Scored, colour_top, overlay, report, write_maps, write_report
+from d2ue.detector.threshold import Threshold
 
 
 def image_set(n, labels=None, names=None):

@@ -11,9 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from d2ue.cli import main
-from d2ue.errors import D2UEError, InputError
-from d2ue.reproduce import (
+from d2ue.cli.app import main
+from d2ue.cli.notebooks import (
     NOTEBOOKS,
     check_parameters,
     find_notebook,
@@ -21,6 +20,7 @@ from d2ue.reproduce import (
     parse_assignments,
     run_notebook,
 )
+from d2ue.errors import D2UEError, InputError
 from tests.processes import children_of, wait_for
 
 PARAMETERS = """\
@@ -96,7 +96,7 @@ def test_ctrl_c_in_a_page_ends_in_a_sentence(tmp_path):
     work += f"open({str(tmp_path / 'runs')!r}, 'w').close()\nwhile True: pass"
     source = make_notebook(tmp_path, work)
     code = (
-        "from d2ue import cli; from d2ue.reproduce import NOTEBOOKS; "
+        "from d2ue import cli; from d2ue.cli.notebooks import NOTEBOOKS; "
         f"NOTEBOOKS['small'] = {str(source)!r}; "
         f"cli.main(['reproduce', 'small', '--out', {str(tmp_path / 'out')!r}])"
     )
@@ -121,7 +121,7 @@ def test_a_killed_page_leaves_nothing_in_the_folder(tmp_path):
     work = f"open({str(tmp_path / 'runs')!r}, 'w').close()\nwhile True: pass"
     source, out = make_notebook(tmp_path, work), tmp_path / "out"
     code = (
-        "from pathlib import Path; from d2ue.reproduce import run_notebook; "
+        "from pathlib import Path; from d2ue.cli.notebooks import run_notebook; "
         f"run_notebook(Path({str(source)!r}), {str(out)!r}, progress=False)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)

@@ -10,7 +10,7 @@ import pytest
 
 from d2ue.datasets.types import Dataset, ImageSet
 from d2ue.errors import InputError
-from d2ue.results import (
+from d2ue.store.results import (
     DataKey,
     export,
     get_record,
@@ -22,7 +22,7 @@ from d2ue.results import (
     rename_data,
     score_record,
 )
-from d2ue.runs import Store
+from d2ue.store.runs import Store
 from d2ue.training import train_ensemble
 
 
@@ -94,7 +94,7 @@ def test_names_of_records_hold_the_version_of_the_scoring(made, monkeypatch):
     """Scores of older code are not taken for those of newer code."""
     _, (record, _) = made
     name = record.name
-    monkeypatch.setattr("d2ue.results.SCORING_VERSION", 2)
+    monkeypatch.setattr("d2ue.store.results.SCORING_VERSION", 2)
     assert record.name != name
 
 

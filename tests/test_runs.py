@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from d2ue.errors import InputError
-from d2ue.runs import Store, fit_run, load_run, save_run, write_file, write_text
+from d2ue.store.runs import Store, fit_run, load_run, save_run, write_file, write_text
 from d2ue.training import learner_name, learner_settings, train_ensemble, train_ensembles
 from d2ue.uncertainty import score_maps
 
@@ -480,7 +480,7 @@ def test_stopped_while_saving_beside_a_shared_store(tmp_path, config, images, ke
         write_file(path, data)
 
     with monkeypatch.context() as patched:
-        patched.setattr("d2ue.runs.write_file", stop)
+        patched.setattr("d2ue.store.runs.write_file", stop)
         with pytest.raises(KeyboardInterrupt):
             fit_run(config, images, tmp_path / "run", progress=False, store=kept)
     fit_run(config, images, tmp_path / "run", progress=False, store=kept)
@@ -556,7 +556,8 @@ from pathlib import Path
 import numpy as np
 import torch
 torch.set_num_threads(1)
-from d2ue import TrainConfig, ImageSet, runs, train_ensemble
+from d2ue import TrainConfig, ImageSet, train_ensemble
+from d2ue.store import runs
 
 images = np.load(sys.argv[1])
 images = ImageSet(images, tuple(map(str, range(len(images)))))

@@ -14,8 +14,10 @@ import pandas as pd
 import pytest
 import torch
 
-from d2ue import D2UE, runs, saved
-from d2ue.saved import DETECTOR
+from d2ue import D2UE
+from d2ue.detector import saved
+from d2ue.detector.saved import DETECTOR
+from d2ue.store import runs
 
 SETTINGS = {
     "image_size": 16,

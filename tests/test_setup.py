@@ -128,7 +128,9 @@ def test_import_does_not_load_notebook_packages():
 def test_import_works_without_notebook_packages():
     # A None in sys.modules makes an import fail as if the package were not installed.
     absent = [*NOTEBOOK_ONLY, *NOT_NEEDED, "IPython", "ipywidgets", "ipykernel"]
-    done = python(f"import sys; sys.modules.update(dict.fromkeys({absent})); import d2ue, d2ue.cli")
+    done = python(
+        f"import sys; sys.modules.update(dict.fromkeys({absent})); import d2ue, d2ue.cli.app"
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from d2ue.significance import (
+from d2ue.statistics.significance import (
     COLUMNS,
     Claim,
     Estimate,
@@ -720,7 +720,7 @@ def test_claims_without_meaning(refused):
 
 def test_scipy_waits_until_it_is_needed():
     """Its statistics take about a second to load, which no command should wait for in vain."""
-    code = "import sys, d2ue.significance; print('scipy.stats' in sys.modules)"
+    code = "import sys, d2ue.statistics.significance; print('scipy.stats' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
 

@@ -13,8 +13,7 @@ import torch
 
 from d2ue.config import TrainConfig
 from d2ue.ensemble import forward
-from d2ue.similarity import linear_cka
-from d2ue.steps import (
+from d2ue.fast.steps import (
     MOST_REPLICAS,
     _factors,
     captured,
@@ -24,6 +23,7 @@ from d2ue.steps import (
     precision,
     replica_bytes,
 )
+from d2ue.similarity import linear_cka
 from d2ue.training import (
     LearnerTask,
     _Objective,
@@ -297,7 +297,7 @@ def test_what_cannot_be_captured_runs_as_it_is_and_starts_where_it_was():
     """In a process of its own, since a failed capture may spoil the later ones."""
     code = """
 import warnings, torch
-from d2ue.steps import captured
+from d2ue.fast.steps import captured
 total = torch.zeros(1, device="cuda")
 def step():
     total.add_(1)

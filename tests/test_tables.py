@@ -4,12 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from d2ue import paper, plotting
+from d2ue import plotting
 from d2ue.config import TrainConfig
 from d2ue.evaluation import auc, average_precision
-from d2ue.experiments import claims, tables
-from d2ue.results import DataKey, Record, record_name
-from d2ue.significance import Estimate
+from d2ue.experiments import claims, paper
+from d2ue.experiments import rows as tables
+from d2ue.statistics.significance import Estimate
+from d2ue.store.results import DataKey, Record, record_name
 
 LABELS = np.repeat([0, 1], 30).astype(np.int8)
 BRAIN = DataKey("brain-mri", "a" * 64, "b" * 64, 1000, 30, 30)

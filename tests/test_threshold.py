@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from d2ue.threshold import (
+from d2ue.detector.threshold import (
     Threshold,
     false_alarms,
     hold_out,

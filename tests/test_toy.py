@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from d2ue import plotting, toy
+from d2ue import plotting
 from d2ue.errors import InputError
+from d2ue.lessons import toy
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from torch.nn.functional import gaussian_nll_loss, mse_loss
 from d2ue.backbones import Reconstruction
 from d2ue.config import TrainConfig
 from d2ue.errors import D2UEError, DivergedError
-from d2ue.runs import Store
 from d2ue.similarity import linear_cka
+from d2ue.store.runs import Store
 from d2ue.training import (
     TRAINING_VERSION,
     LearnerTask,

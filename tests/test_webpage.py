@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from d2ue import webpage
+from d2ue.plotting import webpage
 
 
 def test_a_picture_carries_its_own_pixels():

@@ -38,7 +38,7 @@ from d2ue.datasets.folder import (
     listing_name,
 )
 from d2ue.errors import InputError
-from d2ue.significance import mean_auc
+from d2ue.statistics.significance import mean_auc
 
 __all__ = ["ALTERED", "RESOLUTION", "SAME", "SYMMETRIES", "Audit", "Pairs", "audit", "transform"]
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from d2ue import webpage
 from d2ue.audit import ALTERED, KINDS, SAME, SYMMETRIES, Audit, transform
 from d2ue.audit.duplicates import clusters_of
 from d2ue.errors import InputError
-from d2ue.runs import write_text, writing
+from d2ue.plotting import webpage
+from d2ue.store.runs import write_text, writing
 
 _SHOWN = 48  # pairs on the page
 _PARTS = {
@@ -151,7 +151,7 @@ def text_report(found: Audit) -> str:
 
 
 def clusters_csv(found: Audit) -> str:
-    """The table that `d2ue.clusters.read_clusters` reads: a row an image, as in data.json."""
+    """The table that `d2ue.statistics.clusters.read_clusters` reads: a row an image, as in data.json."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("name", "split", "label", "cluster"))

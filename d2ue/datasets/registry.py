@@ -15,7 +15,6 @@ from d2ue.datasets.folder import DATA_JSON, _existing_folder, find_listing, load
 from d2ue.datasets.phantom import phantom
 from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset
 from d2ue.errors import InputError
-from d2ue.paper import DATASETS
 
 #: Names that stand for a built-in set where a folder could stand, and its kind.
 BUILT_IN = {"phantom": "head", "phantom-chest": "chest"}
@@ -28,6 +27,10 @@ _SPLITS = (
     "detection in medical images, Medical Image Analysis 2023 (DDAD-ASR)"
 )
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+
+
+#: The columns of the paper's tables.
+DATASETS = ("RSNA", "VinDr-CXR", "CXAD", "Brain MRI", "LAG")
 
 
 @dataclass(frozen=True)

@@ -16,19 +16,8 @@ from d2ue.experiments.cleaned import (
     show_cleaned,
     show_cleaned_verdicts,
 )
-from d2ue.experiments.quick import (
-    ROW_NAMES,
-    drawn_examples,
-    examples,
-    paper_layout,
-    readings,
-    reconstruction_ratio,
-    save_results,
-    score_table,
-    summarise,
-    worst_cases,
-)
-from d2ue.experiments.tables import (
+from d2ue.experiments.paper import TABLE3 as PAPER_TABLE3
+from d2ue.experiments.rows import (
     Cell,
     Row,
     about,
@@ -42,7 +31,18 @@ from d2ue.experiments.tables import (
     show_verdicts,
     ticks,
 )
-from d2ue.paper import TABLE3 as PAPER_TABLE3
+from d2ue.lessons.quick import (
+    ROW_NAMES,
+    drawn_examples,
+    examples,
+    paper_layout,
+    readings,
+    reconstruction_ratio,
+    save_results,
+    score_table,
+    summarise,
+    worst_cases,
+)
 
 __all__ = [
     "PAPER_TABLE3",

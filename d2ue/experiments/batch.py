@@ -29,15 +29,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from d2ue.clusters import read_clusters
 from d2ue.config import TrainConfig
 from d2ue.datasets import BUILT_IN
 from d2ue.datasets.registry import load_named, marked
 from d2ue.datasets.types import Dataset
 from d2ue.ensemble import join, resolve_device
 from d2ue.errors import D2UEError, InputError
-from d2ue.experiments.quick import save_results
-from d2ue.experiments.tables import (
+from d2ue.experiments.rows import (
     Cell,
     Row,
     collect,
@@ -47,9 +45,12 @@ from d2ue.experiments.tables import (
     show_verdicts,
     titled,
 )
+from d2ue.fast.steps import fitting_replicas, free_memory, is_memory_error
+from d2ue.lessons.quick import save_results
 from d2ue.progress import bar as progress_bar
 from d2ue.progress import lock_within_process
-from d2ue.results import (
+from d2ue.statistics.clusters import read_clusters
+from d2ue.store.results import (
     DataKey,
     Record,
     data_keys,
@@ -61,8 +62,7 @@ from d2ue.results import (
     score_control,
     score_record,
 )
-from d2ue.runs import Store, write_text
-from d2ue.steps import fitting_replicas, free_memory, is_memory_error
+from d2ue.store.runs import Store, write_text
 from d2ue.training import (
     LearnerTask,
     check_images,
@@ -620,7 +620,7 @@ class Settings:
         backbones: those of "ae,memae,aeu" to keep; "" = the table's.
         base: settings that the tables' rows do not set themselves.
         n_train, n_test: so many images, drawn once with seed 0; 0 = all.
-        clusters: files of near duplicates (`d2ue.clusters`), one a data set in their order,
+        clusters: files of near duplicates (`d2ue.statistics.clusters`), one a data set in their order,
             separated by commas; "" where none are known. Intervals and tests then respect them.
     """
 

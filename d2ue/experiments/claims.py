@@ -15,11 +15,10 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from d2ue.controls import IMAGE_CONTROLS
 from d2ue.datasets.types import ABNORMAL, NORMAL
-from d2ue.experiments.tables import BACKBONE_TITLES, CONTROL_GROUP, LEARNERS, WEIGHTS, Cell
-from d2ue.results import RECONSTRUCTION
-from d2ue.significance import (
+from d2ue.experiments.controls import IMAGE_CONTROLS
+from d2ue.experiments.rows import BACKBONE_TITLES, CONTROL_GROUP, LEARNERS, WEIGHTS, Cell
+from d2ue.statistics.significance import (
     COLUMNS,
     Claim,
     auc_difference,
@@ -28,6 +27,7 @@ from d2ue.significance import (
     log_ratio,
     ratio_of_ratios,
 )
+from d2ue.store.results import RECONSTRUCTION
 
 #: "Keeps" means: changes by less than this factor either way. The paper gives no margin; 5 % is
 #: ours, about what two seeds of one setting differ by.
@@ -41,12 +41,12 @@ def verdicts(table: str, cells: Sequence[Cell]) -> pd.DataFrame:
     """The claims of a table, tested on each data set.
 
     Args:
-        table: as for `d2ue.experiments.tables.rows`.
+        table: as for `d2ue.experiments.rows.rows`.
         cells: its cells; for "controls" those of table2 and of the controls. Cells that know
             clusters of near duplicates are compared by them.
 
     Returns:
-        One row a claim and data set: the columns of `d2ue.significance.judge` after "dataset".
+        One row a claim and data set: the columns of `d2ue.statistics.significance.judge` after "dataset".
         AUC differences are in percent points. Claims whose runs are missing have the verdict
         "not run".
     """

@@ -29,13 +29,13 @@ import numpy as np
 import pandas as pd
 
 from d2ue import plotting
-from d2ue.clusters import Clusters, strata
 from d2ue.errors import InputError
 from d2ue.experiments.claims import verdicts
-from d2ue.experiments.quick import save_results
-from d2ue.experiments.tables import Cell, long_table, markdown
-from d2ue.results import Record
-from d2ue.runs import write_text
+from d2ue.experiments.rows import Cell, long_table, markdown
+from d2ue.lessons.quick import save_results
+from d2ue.statistics.clusters import Clusters, strata
+from d2ue.store.results import Record
+from d2ue.store.runs import write_text
 
 #: Resamples behind the interval of a change.
 RESAMPLES = 1000
@@ -99,7 +99,7 @@ def published_and_cleaned(
     Args:
         cells: of one data set, as `d2ue.experiments.obtain` gives them; controls belong among
             them.
-        clusters: near duplicates of that data set, from `d2ue.clusters.read_clusters`.
+        clusters: near duplicates of that data set, from `d2ue.statistics.clusters.read_clusters`.
         resamples: of the bootstrap behind the change's interval.
         seed: of its draws; every row is resampled by the same ones.
 

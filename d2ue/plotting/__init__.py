@@ -1,6 +1,6 @@
 """Every picture of the notebooks: plain arrays and tables in, a matplotlib figure out."""
 
-from d2ue.plotting.diversity import (
+from d2ue.lessons.diversity_pictures import (
     diversity_axes,
     diversity_scatter,
     embeddings,
@@ -8,6 +8,7 @@ from d2ue.plotting.diversity import (
     similarity_by_epoch,
     similarity_matrices,
 )
+from d2ue.lessons.toy_pictures import toy_effects, toy_parts, toy_view, toy_views
 from d2ue.plotting.images import BOX_COLOUR, heat_maps, image_rows, reconstructions, score_maps
 from d2ue.plotting.scores import localisation, mirror_dots, score_histograms, training_curves
 from d2ue.plotting.style import (
@@ -26,7 +27,6 @@ from d2ue.plotting.tables import (
     table_dots,
     verdict_intervals,
 )
-from d2ue.plotting.toy import toy_effects, toy_parts, toy_view, toy_views
 
 __all__ = [
     "ABNORMAL_COLOUR",

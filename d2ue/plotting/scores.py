@@ -93,7 +93,7 @@ def mirror_dots(runs: pd.DataFrame, selections: Sequence[str]) -> Figure:
     """Every score's AUC on the anomalies that one score misses: small, a seed; large, the mean.
 
     Args:
-        runs: as `d2ue.experiments.agreement.among_lowest_by_run` gives it.
+        runs: as `d2ue.statistics.agreement.among_lowest_by_run` gives it.
         selections: values of its column "selected"; a panel each.
     """
     lines = list(dict.fromkeys(zip(runs["backbone"], runs["repulsion"], strict=True)))
@@ -139,7 +139,7 @@ def localisation(
     Every axis starts at 0; where it ends is up to the measure.
 
     Args:
-        table: as `d2ue.localisation.compare` gives it.
+        table: as `d2ue.lessons.localisation.compare` gives it.
         names: what to call each map; those left out keep their names.
         controls: maps that know nothing of learners; drawn in grey.
     """

@@ -53,7 +53,7 @@ def table_dots(frame: pd.DataFrame, title: str = "") -> Figure:
     """A table as a picture: every row's AUC, seed by seed, beside the paper's.
 
     Args:
-        frame: as `d2ue.experiments.tables.long_table` gives it; one panel a data set. Rows with
+        frame: as `d2ue.experiments.rows.long_table` gives it; one panel a data set. Rows with
             nothing to show, neither ours nor the paper's, are left out.
         title: above the panels.
     """

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from bench import noise
 
-from d2ue.bench import noise
 from d2ue.config import BACKBONES, METHODS, TrainConfig
 from d2ue.ensemble import join, to_unit_range
 from d2ue.similarity import SIMILARITIES

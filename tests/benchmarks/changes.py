@@ -19,9 +19,9 @@ from unittest import mock
 
 import pandas as pd
 import torch
+from bench import has_bf16_instructions, noise
 
 from d2ue import backbones, training
-from d2ue.bench import has_bf16_instructions, noise
 from d2ue.config import TrainConfig
 from d2ue.ensemble import join
 from d2ue.training import LearnerTask, initial_network, train_learners

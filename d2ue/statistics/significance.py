@@ -28,8 +28,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from d2ue.clusters import check_clusters, independence
 from d2ue.errors import InputError
+from d2ue.statistics.clusters import check_clusters, independence
 
 #: From so many seeds on, their spread is a source of variance; below it, images alone are.
 SEEDS_FOR_VARIANCE = 5

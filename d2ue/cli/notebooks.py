@@ -20,7 +20,7 @@ from typing import Any
 
 from d2ue.errors import D2UEError, InputError
 from d2ue.progress import PLAIN_BARS
-from d2ue.runs import making, write_file, writing
+from d2ue.store.runs import making, write_file, writing
 
 #: Notebook by the name that `d2ue reproduce` takes.
 NOTEBOOKS = {
@@ -54,7 +54,7 @@ def find_notebook(name: str) -> Path:
     """
     if name not in NOTEBOOKS:
         raise InputError(f"There is no notebook {name!r}: take one of {', '.join(NOTEBOOKS)}.")
-    source = Path(__file__).resolve().parent.parent / "notebooks" / NOTEBOOKS[name]
+    source = Path(__file__).resolve().parents[2] / "notebooks" / NOTEBOOKS[name]
     if not source.is_file():
         raise InputError(
             "The notebooks are not part of the installed package: clone the project and install "

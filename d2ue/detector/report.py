@@ -19,13 +19,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from d2ue import webpage
 from d2ue.datasets.types import ABNORMAL, NORMAL, ImageSet
+from d2ue.detector.threshold import Threshold, check_scores
 from d2ue.errors import InputError
 from d2ue.evaluation import auc, average_precision
+from d2ue.plotting import webpage
 from d2ue.progress import bar as progress_bar
-from d2ue.runs import umask, write_text, writing
-from d2ue.threshold import Threshold, check_scores
+from d2ue.store.runs import umask, write_text, writing
 
 #: Gives the score maps of images: uint8 (n, 1, H, W) -> float32 (n, 1, H, W).
 MapOf = Callable[[np.ndarray], np.ndarray]
@@ -405,7 +405,7 @@ def _text(value: object) -> str:
 
 def _interval(labels: np.ndarray, scores: np.ndarray) -> str:
     """The AUC's interval in words; a bootstrap of 2000 samples says the same in seconds."""
-    from d2ue.significance import mean_auc  # here: it imports pandas
+    from d2ue.statistics.significance import mean_auc  # here: it imports pandas
 
     if np.bincount(labels, minlength=2).min() < 2:
         return "no interval: a class has one image"

@@ -5,7 +5,7 @@ A **store** keeps learners under the name that `d2ue.training.learner_name` give
     store/learners/NAME/weights.safetensors   the network, R = 1
     store/learners/NAME/learner.json          settings, losses, versions, SHA-256 of the weights
     store/states/KEY.safetensors              a training left in the middle
-    store/scores/NAME.safetensors             what an ensemble says of test images (d2ue.results)
+    store/scores/NAME.safetensors             what an ensemble says of test images (d2ue.store.results)
     store/journal.txt                         a line for each learner trained
     store/locks/NAME.lock                     one trainer a learner, however many processes ask
 

@@ -1,7 +1,7 @@
 r"""What Fig. 3 is about, measured: which similarity sees through copies that compute the same.
 
 Everything comes back as a long table (one row a measurement), so that a notebook can show n and
-spread. `d2ue.equivalent` makes the copies; the pictures are in `d2ue.plotting.redundancy`.
+spread. `d2ue.lessons.equivalent` makes the copies; the pictures are in `d2ue.lessons.redundancy_pictures`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from d2ue.backbones import Autoencoder, stack
 from d2ue.config import TrainConfig
 from d2ue.datasets import phantom
 from d2ue.ensemble import Ensemble, forward, to_unit_range
-from d2ue.equivalent import (
+from d2ue.errors import InputError
+from d2ue.lessons.equivalent import (
     TRANSFORMATIONS,
     channels,
     keeps_function,
     output_difference,
     random_copy,
 )
-from d2ue.errors import InputError
 from d2ue.similarity import SIMILARITIES, debiased_cka, linear_cka
 from d2ue.training import LearnerTask, initial_network, reconstruction_loss, train_ensembles
 

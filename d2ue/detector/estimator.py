@@ -23,16 +23,20 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from d2ue import saved
-from d2ue.arrays import Reading, as_paths, as_pictures, as_stack, check_finite, refuse_shared
 from d2ue.config import ScoreConfig, TrainConfig
+from d2ue.datasets.arrays import (
+    Reading,
+    as_paths,
+    as_pictures,
+    as_stack,
+    check_finite,
+    refuse_shared,
+)
 from d2ue.datasets.folder import load_folder, load_images
 from d2ue.datasets.types import ImageSet
-from d2ue.ensemble import resolve_device
-from d2ue.errors import InputError
-from d2ue.runs import Store
-from d2ue.saved import Record
-from d2ue.threshold import (
+from d2ue.detector import saved
+from d2ue.detector.saved import Record
+from d2ue.detector.threshold import (
     Threshold,
     check_contamination,
     check_scores,
@@ -40,6 +44,9 @@ from d2ue.threshold import (
     measure,
     methods_of,
 )
+from d2ue.ensemble import resolve_device
+from d2ue.errors import InputError
+from d2ue.store.runs import Store
 from d2ue.training import check_images, train_ensemble
 from d2ue.uncertainty import image_scores, score_maps
 
@@ -65,7 +72,7 @@ class D2UE(OutlierMixin, BaseEstimator):
     **Scores** have no unit; what is high is told by normal images that the learners never saw.
     `fit` holds out a share of the images (or takes `validation`), k in number, and sets the
     threshold so that of new normal images at most the share `contamination` is called abnormal,
-    on average over draws of the k (see `d2ue.threshold`). Its resolution is 1 / (k + 1); with
+    on average over draws of the k (see `d2ue.detector.threshold`). Its resolution is 1 / (k + 1); with
     fewer than 1 / contamination - 1 held-out images it is their highest score, and a warning says
     so. scikit-learn's own detectors mean by contamination the share of outliers in the training
     set; here training images are all taken for normal.
@@ -100,7 +107,7 @@ class D2UE(OutlierMixin, BaseEstimator):
         method_: the score method that the threshold belongs to.
         threshold_: an anomaly score above it is called abnormal.
         offset_: -threshold_, so that decision_function = score_samples - offset_.
-        validation_: `d2ue.threshold.Threshold`: the held-out images' scores by method; its
+        validation_: `d2ue.detector.threshold.Threshold`: the held-out images' scores by method; its
             `describe()` says which share of normal images will be called abnormal.
         validation_index_: positions of the held-out images among those given to `fit`, int (k,);
             empty where `validation` was given. Not kept by `save`.

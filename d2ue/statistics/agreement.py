@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from d2ue.evaluation import auc, auc_among_lowest
-from d2ue.experiments.tables import BACKBONE_TITLES
-from d2ue.results import Record
+from d2ue.experiments.rows import BACKBONE_TITLES
+from d2ue.store.results import Record
 
 #: Scores in the order that tables show them, and what they are called there.
 NAMES = {"output": "Unc", "dual": "DSU", "ensemble": "Ens", "input": "input only"}
@@ -53,7 +53,7 @@ def among_lowest_by_run(
     """`among_lowest` of kept scores, one row a run, selection and judged score.
 
     Args:
-        records: as `d2ue.results.read_records` gives them; those of other settings and of
+        records: as `d2ue.store.results.read_records` gives them; those of other settings and of
             controls are left out.
         methods: scores to select by and to judge.
         share: of the abnormal images, rounded up.

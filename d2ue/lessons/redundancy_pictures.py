@@ -1,4 +1,4 @@
-"""The pictures of the lesson on redundancy; `d2ue.redundancy` makes the tables they are drawn from.
+"""The pictures of the lesson on redundancy; `d2ue.lessons.redundancy` makes the tables they are drawn from.
 
 House style as in `d2ue.plotting`. A dot is one measurement unless the picture says otherwise.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from d2ue.backbones import Autoencoder
 from d2ue.ensemble import forward
-from d2ue.equivalent import TRANSFORMATIONS, output_difference
+from d2ue.lessons.equivalent import TRANSFORMATIONS, output_difference
 from d2ue.plotting.style import FONT, PALETTE, axes_grid
 from d2ue.similarity import SIMILARITIES
 
@@ -75,7 +75,7 @@ def survival(table: pd.DataFrame) -> Figure:
     """Where each transformation keeps the function: one panel a network, layers against kinds.
 
     Args:
-        table: as `d2ue.redundancy.survival` gives it.
+        table: as `d2ue.lessons.redundancy.survival` gives it.
     """
     networks = list(dict.fromkeys(table["network"]))
     layers = list(dict.fromkeys(table["layer"]))
@@ -112,7 +112,7 @@ def fooled(table: pd.DataFrame) -> Figure:
     """What each similarity gives for copies of a learner: mean (and range) over the draws.
 
     Args:
-        table: as `d2ue.redundancy.similarity_to_copies` gives it.
+        table: as `d2ue.lessons.redundancy.similarity_to_copies` gives it.
     """
     repelling = [name for name in SIMILARITIES if name != "none"]
     kinds = list(dict.fromkeys(table["transformation"]))
@@ -155,7 +155,7 @@ def bias(table: pd.DataFrame) -> Figure:
     """Biased and debiased CKA of independent features against width: mean and standard deviation.
 
     Args:
-        table: as `d2ue.redundancy.bias` gives it.
+        table: as `d2ue.lessons.redundancy.bias` gives it.
     """
     with plt.rc_context(FONT):
         figure, axes = plt.subplots(1, 2, figsize=(11, 3.9), sharey=True, layout="constrained")
@@ -190,7 +190,7 @@ def bias_by_layer(table: pd.DataFrame) -> Figure:
     """CKA between two learners at every layer, on the same and on unrelated images.
 
     Args:
-        table: as `d2ue.redundancy.bias_by_layer` gives it.
+        table: as `d2ue.lessons.redundancy.bias_by_layer` gives it.
     """
     layers = table.drop_duplicates("layer")
     looks = {
@@ -229,7 +229,7 @@ def start_gradients(tables: Mapping[str, pd.DataFrame], floor: float = 1e-24) ->
     """How hard each similarity pushes at the first step, by reading; one panel a layer.
 
     Args:
-        tables: by layer, as `d2ue.redundancy.start_gradients` gives them.
+        tables: by layer, as `d2ue.lessons.redundancy.start_gradients` gives them.
         floor: where ratios below it are drawn, as crosses: mostly exact zeros.
     """
     rows = [name for name in SIMILARITIES if name != "none"]

@@ -88,7 +88,7 @@ def run_case(case: Case) -> dict[str, Any]:
     Raises:
         D2UEError: if the process fails.
     """
-    command = [sys.executable, "-m", "d2ue.bench", json.dumps(case.__dict__)]
+    command = [sys.executable, "-m", "bench", json.dumps(case.__dict__)]
     if case.what == "import":
         command = [sys.executable, "-c", _IMPORT]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -511,8 +511,9 @@ def write(runs: pd.DataFrame, facts: Mapping[str, str], out: Path) -> str:
     Raises:
         InputError: if the folder cannot be written to.
     """
-    from d2ue.plotting.speed import speed_figure
-    from d2ue.runs import write_file, write_text, writing
+    from speed_picture import speed_figure
+
+    from d2ue.store.runs import write_file, write_text, writing
 
     text = as_markdown(summary(runs), facts)
     with writing(out):

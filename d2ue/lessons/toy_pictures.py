@@ -1,4 +1,4 @@
-"""Pictures of the 1-D toy, d2ue.toy."""
+"""Pictures of the 1-D toy, d2ue.lessons.toy."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from d2ue.lessons.toy import BANDS, SPAN, View
 from d2ue.plotting.style import (
     ABNORMAL_COLOUR,
     FONT,
@@ -20,7 +21,6 @@ from d2ue.plotting.style import (
     axes_grid,
     legend_beside,
 )
-from d2ue.toy import BANDS, SPAN, View
 
 #: Learners of the toy; none has the colour of a class or of a score.
 TOY_LEARNERS = [PALETTE[i] for i in (2, 4, 5, 8, 6, 9)]
@@ -37,7 +37,7 @@ def toy_view(view: View) -> Figure:
     """The 1-D regression and one abnormal point; below it, Unc and DSU along x.
 
     Args:
-        view: as `d2ue.toy.view` gives it.
+        view: as `d2ue.lessons.toy.view` gives it.
     """
     with plt.rc_context(FONT):
         figure, (above, below) = plt.subplots(
@@ -90,7 +90,7 @@ def toy_effects(effects: pd.DataFrame) -> Figure:
     """Seed by seed, both uncertainties where output uncertainty is blind; a panel a height.
 
     Args:
-        effects: as `d2ue.toy.effects` gives it, of one number of learners.
+        effects: as `d2ue.lessons.toy.effects` gives it, of one number of learners.
     """
     groups = list(effects.groupby("height", sort=False))
     with plt.rc_context(FONT):

@@ -29,12 +29,12 @@ from d2ue.datasets import ABNORMAL, BUILT_IN, NORMAL, Dataset, ImageSet, load, p
 from d2ue.ensemble import Ensemble, as_tensor, features_of, to_unit_range
 from d2ue.errors import InputError
 from d2ue.evaluation import auc
-from d2ue.results import RECONSTRUCTION, DataKey, Record, score_record
 from d2ue.similarity import Similarity, debiased_cka, linear_cka
+from d2ue.store.results import RECONSTRUCTION, DataKey, Record, score_record
 from d2ue.training import Learner, TrainState, learner_name, train_ensembles
 
 if TYPE_CHECKING:
-    from d2ue.experiments.tables import Cell
+    from d2ue.experiments.rows import Cell
 
 #: What repulsion may change, by column of `record_row`.
 QUANTITIES = {

@@ -29,11 +29,12 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from d2ue.arrays import Reading
 from d2ue.config import ScoreConfig
+from d2ue.datasets.arrays import Reading
+from d2ue.detector.threshold import Threshold
 from d2ue.ensemble import Ensemble
 from d2ue.errors import InputError
-from d2ue.runs import (
+from d2ue.store.runs import (
     LOCK,
     MANIFEST,
     damaged,
@@ -46,7 +47,6 @@ from d2ue.runs import (
     write_run,
     writing,
 )
-from d2ue.threshold import Threshold
 
 DETECTOR = "detector.json"
 FORMAT = "d2ue detector 1"

@@ -7,7 +7,7 @@ MICCAI 2024, arXiv 2409.17485. All values in percent. Table 2's rows are named a
 
 from __future__ import annotations
 
-DATASETS = ("RSNA", "VinDr-CXR", "CXAD", "Brain MRI", "LAG")
+from d2ue.datasets.registry import DATASETS
 
 #: Columns of the rows below: the datasets, then the average as printed.
 COLUMNS = (*DATASETS, "Average")

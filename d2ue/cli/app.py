@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from d2ue.arrays import Reading
+from d2ue.cli.notebooks import NOTEBOOKS, TABLE_NOTEBOOKS
 from d2ue.config import METHODS, ScoreConfig, TrainConfig
 from d2ue.datasets import (
     BUILT_IN,
@@ -28,11 +28,13 @@ from d2ue.datasets import (
     load_images,
     overview,
 )
+from d2ue.datasets.arrays import Reading
 from d2ue.datasets.registry import ZENODO
 from d2ue.ensemble import resolve_device
 from d2ue.errors import D2UEError, InputError
-from d2ue.reproduce import NOTEBOOKS, TABLE_NOTEBOOKS
-from d2ue.runs import (
+from d2ue.fast.steps import check_precision
+from d2ue.similarity import SIMILARITIES
+from d2ue.store.runs import (
     MANIFEST,
     Store,
     check_run_folder,
@@ -42,8 +44,6 @@ from d2ue.runs import (
     run_scan,
     write_text,
 )
-from d2ue.similarity import SIMILARITIES
-from d2ue.steps import check_precision
 
 DEFAULTS = TrainConfig()
 INTERRUPTED = 130  # the exit code that shells give to Ctrl-C
@@ -141,8 +141,8 @@ def fit(
     With --contamination some normal images are not trained on; their scores tell what is high, and
     'd2ue score' then says of every image whether it is abnormal.
     """
-    from d2ue import saved
-    from d2ue.threshold import check_contamination, measure
+    from d2ue.detector import saved
+    from d2ue.detector.threshold import check_contamination, measure
 
     config = TrainConfig(
         backbone=backbone,
@@ -223,9 +223,9 @@ def score(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
 ) -> None:
     """Score the images of FOLDER (its test split, where it has one): higher = more abnormal."""
-    from d2ue import report as reporting
-    from d2ue import saved
-    from d2ue.threshold import Threshold
+    from d2ue.detector import report as reporting
+    from d2ue.detector import saved
+    from d2ue.detector.threshold import Threshold
     from d2ue.uncertainty import image_scores, score_maps
 
     ScoreConfig(method or "dual")
@@ -334,14 +334,14 @@ def reproduce(
     Tables: what their cells need and the store does not hold is trained first, each learner once;
     the defaults are the paper's settings. A command that was stopped goes on where it was.
     """
-    from d2ue.experiments import batch
-    from d2ue.experiments.tables import TABLES, departures
-    from d2ue.reproduce import (
+    from d2ue.cli.notebooks import (
         check_papermill,
         find_notebook,
         notebook_parameters,
         parse_assignments,
     )
+    from d2ue.experiments import batch
+    from d2ue.experiments.rows import TABLES, departures
 
     given = parse_assignments(parameter or [])
     if name not in TABLES:
@@ -475,29 +475,6 @@ def controls(
         raise D2UEError(f"{len(report.failed)} controls could not be scored.")
 
 
-@app.command()
-def bench(
-    out: Annotated[Path, typer.Option(help="folder for the table, the picture and every run")] = (
-        Path("results/speed")
-    ),
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
-    repeats: Annotated[int, typer.Option(min=1, help="times that each thing is measured")] = 5,
-    images: Annotated[int, typer.Option(min=128, help="training images of noise, 64 x 64")] = 500,
-    epochs: Annotated[int, typer.Option(min=1, help="passes over them")] = 10,
-) -> None:
-    """Measure training and scoring against the plain recipe, on this machine (an hour or so)."""
-    from d2ue import bench
-
-    resolve_device(device)
-    bench.plain_recipe()
-    with reading(out):
-        is_file = out.exists() and not out.is_dir()
-    if is_file:
-        raise InputError(f"{out} is a file: give --out a folder.")
-    runs = bench.measure_all(bench.cases(device, images, epochs), repeats)
-    typer.echo(bench.write(runs, bench.facts(runs, device), out))
-
-
 @app.command("audit")
 def audit_folder(
     folder: Annotated[
@@ -575,7 +552,7 @@ def export(
     ] = False,
 ) -> None:
     """Pack results into one file, to take to another machine or to keep with a paper."""
-    from d2ue import results
+    from d2ue.store import results
 
     with reading(store):
         is_there = store.is_dir()
@@ -602,7 +579,7 @@ def import_(
     ),
 ) -> None:
     """Take results of another machine into a store; what is there already stays."""
-    from d2ue import results
+    from d2ue.store import results
 
     count = results.import_into(Store(store), file)
     typer.echo(f"{store}: the scores of {count} ensembles are there.")
@@ -630,7 +607,7 @@ def _check_pages(
     sources: Mapping[str, Path], folders: Mapping[str, Path], given: Mapping[str, str]
 ) -> None:
     """Refuse before hours of training what the pages of tables would refuse after them."""
-    from d2ue.reproduce import check_parameters
+    from d2ue.cli.notebooks import check_parameters
 
     for each, source in sources.items():
         check_parameters(source, given)
@@ -660,7 +637,7 @@ def _check_names(data: str, names: list[str] | None) -> None:
 
 
 def _run_page(source: Path, folder: Path, values: Mapping[str, Any]) -> None:
-    from d2ue.reproduce import run_notebook
+    from d2ue.cli.notebooks import run_notebook
 
     target = run_notebook(source, folder, values)
     typer.echo(f"{target}: open it with 'jupyter lab'; its pictures and tables lie beside it.")
@@ -726,8 +703,8 @@ def _hold_out(
     scan: ScanConfig | None,
 ) -> tuple[ImageSet, ImageSet]:
     """Normal images to train on, and those that set the threshold."""
-    from d2ue.arrays import refuse_shared
-    from d2ue.threshold import hold_out
+    from d2ue.datasets.arrays import refuse_shared
+    from d2ue.detector.threshold import hold_out
 
     if validation is not None:
         held_out = load(validation, config.image_size, scan=scan).train

@@ -10,7 +10,7 @@ An **export** is a zip file of records, with or without the learners' weights, a
 SHA-256 sums. Records alone are 25 kB an ensemble where its weights are 50 MB, so that results can
 be kept with a paper, and tables drawn anew from them.
 
-**Controls** (`d2ue.controls`) are records too, so that they travel with the ensembles they are to
+**Controls** (`d2ue.experiments.controls`) are records too, so that they travel with the ensembles they are to
 be compared with: one of all that looks at images alone, one for each untrained ensemble, one for
 each single learner's gradient. Their names hold what acts on them, and a version of their own.
 """
@@ -34,11 +34,17 @@ import numpy as np
 import torch
 
 from d2ue.config import TrainConfig
-from d2ue.controls import IMAGE_CONTROLS, gradient_score, image_controls, untrained_ensemble
 from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
 from d2ue.ensemble import Ensemble
 from d2ue.errors import DamagedError, InputError
-from d2ue.runs import (
+from d2ue.experiments.controls import (
+    IMAGE_CONTROLS,
+    gradient_score,
+    image_controls,
+    untrained_ensemble,
+)
+from d2ue.similarity import debiased_cka
+from d2ue.store.runs import (
     Store,
     damaged,
     digest,
@@ -51,7 +57,6 @@ from d2ue.runs import (
     write_whole,
     writing,
 )
-from d2ue.similarity import debiased_cka
 from d2ue.training import Learner, learner_name, name_of
 from d2ue.uncertainty import (
     dual_map,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from bench import FEW_IMAGES
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from d2ue.bench import FEW_IMAGES
 from d2ue.plotting.style import FONT, PALETTE
 
 COLOURS = {"plain": PALETTE[1], "ours": PALETTE[0]}
@@ -19,8 +19,8 @@ def speed_figure(runs: pd.DataFrame, floor_ms: float) -> Figure:
     """Cost against learners, images and replicas; medians, with the range over repetitions.
 
     Args:
-        runs: from `d2ue.bench.measure_all`.
-        floor_ms: the least that a step of 64 images can take, from `d2ue.bench.floor`.
+        runs: from `bench.measure_all`.
+        floor_ms: the least that a step of 64 images can take, from `bench.floor`.
     """
     on_gpu = runs.device.str.startswith("cuda").any()
     kind, column = ("GPU", "wall_s") if on_gpu else ("CPU", "cpu_s")

@@ -10,7 +10,7 @@ An ensemble's AUC is that of one ranking: of its own score, not a mean over lear
 |---|---|---|
 | table1 | AE, MemAE, AEU (single learners), DDAD, Ours (AE), Ours (AEU) | AUC and AP on five sets |
 | table2 | Ens, Unc, +RAR, +DSU, both, by backbone; and three more of ours | AUC on five sets |
-| controls | what needs no method, see `d2ue.controls`; stands under table2's rows | - |
+| controls | what needs no method, see `d2ue.experiments.controls`; stands under table2's rows | - |
 | table3 | the six similarities and debiased CKA, by Unc and by DSU | AUC on RSNA, Unc |
 | lambda | repulsion weights 0 to 10 | supplement, not printed |
 | layer | the nine layers, by CKA and by debiased CKA | supplement, not printed |
@@ -26,16 +26,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from d2ue import paper
-from d2ue.clusters import check_clusters, independence
 from d2ue.config import TrainConfig, layer_names
-from d2ue.controls import IMAGE_CONTROLS
 from d2ue.datasets.registry import SOURCES, marked, paper_title
 from d2ue.errors import InputError
 from d2ue.evaluation import auc, average_precision
-from d2ue.results import DataKey, Record, record_name
-from d2ue.significance import mean_auc
+from d2ue.experiments import paper
+from d2ue.experiments.controls import IMAGE_CONTROLS
 from d2ue.similarity import SIMILARITIES, is_orthogonal_invariant, is_scale_invariant
+from d2ue.statistics.clusters import check_clusters, independence
+from d2ue.statistics.significance import mean_auc
+from d2ue.store.results import DataKey, Record, record_name
 
 BACKBONE_TITLES = {"ae": "AE", "memae": "MemAE", "aeu": "AEU"}
 WEIGHTS = (0.0, 0.01, 0.1, 1.0, 10.0)
@@ -53,7 +53,7 @@ class Row:
         method: the score, as in `d2ue.config.METHODS`.
         published: the paper's AUC by data set title ("Average" too); empty if it has none.
         published_ap: its AP likewise.
-        control: one of `d2ue.results.CONTROLS`; "" for a trained ensemble.
+        control: one of `d2ue.store.results.CONTROLS`; "" for a trained ensemble.
         directed: whether higher was known to mean more abnormal before any label was looked at.
     """
 
@@ -280,7 +280,7 @@ class Cell:
 
     @property
     def independence(self) -> str:
-        """What counts as independent among the test images; see `d2ue.clusters`."""
+        """What counts as independent among the test images; see `d2ue.statistics.clusters`."""
         tested = self.data.n_normal + self.data.n_abnormal
         known = None if self.clusters is None else len(np.unique(self.clusters))
         return independence(tested, known)
@@ -305,7 +305,7 @@ def collect(
 
     Args:
         table: its rows.
-        records: by name, as `d2ue.results.read_records` gives them.
+        records: by name, as `d2ue.store.results.read_records` gives them.
         data: the data sets, in the order of the columns.
         seeds: the seeds asked for.
         clusters: of near duplicates, by data set: an integer for each test image. Intervals and

@@ -1,0 +1,1 @@
+"""The commands, a file a group. Imports every room; nothing imports it."""
