@@ -1,78 +1,81 @@
 """The plain recipe of the benchmarks computes what the project computes, and is told fairly."""
 
-import bench
-import numpy as np
+import ast
+import sys
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
 
-from d2ue.config import TrainConfig
-from d2ue.ensemble import join
-from d2ue.training import LearnerTask, initial_network, train_learners
-from d2ue.uncertainty import image_scores
+from d2ue import plain
+from d2ue.config import ScoreConfig, TrainConfig
+from d2ue.ensemble import join, to_unit_range
+from d2ue.training import LearnerTask, initial_network, shuffle, train_learners
+from d2ue.uncertainty import image_score, score_batch
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+import bench  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def plain():
-    return bench.plain_recipe()
+def copied(model: plain.Autoencoder, network) -> plain.Autoencoder:
+    """Put a fast learner's weights and statistics into a plain model."""
+    source = network.state_dict()
+    memory = source.pop("memory.items", None)  # the fast code registers it elsewhere
+    target = {k: v for k, v in model.state_dict().items() if "num_batches" not in k}
+    if memory is not None:
+        target.pop("memory.items").copy_(memory[0])
+    # The rest is in both by layer, and in each layer weight, bias, mean, variance.
+    assert [tuple(v.shape[1:]) for v in source.values()] == [tuple(v.shape) for v in target.values()]
+    for value, place in zip(source.values(), target.values(), strict=True):
+        place.copy_(value[0])
+    return model
 
 
-def copied(model, network) -> None:
-    """Put our learner's weights and statistics into a plain model, by their order."""
-    ours = list(network.state_dict().values())
-    theirs = [v for k, v in model.state_dict().items() if "num_batches" not in k]
-    # Both register weight, bias, mean and variance of each layer in the same order.
-    assert [tuple(v.shape[1:]) for v in ours] == [tuple(v.shape) for v in theirs]
-    for source, target in zip(ours, theirs, strict=True):
-        target.copy_(source[0])
+@pytest.mark.parametrize("backbone", ["ae", "memae", "aeu"])
+def test_plain_and_fast_are_one_method(backbone, draw_images):
+    """Weights after two epochs of three repelled learners, and every score, to 1e-8 in float64."""
+    pixels = draw_images(32, 64)
+    images = to_unit_range(torch.from_numpy(pixels), torch.float64)
+    config = TrainConfig(backbone=backbone, n_learners=3, epochs=2, batch_size=16, seed=5)
+    fast, seniors = [], None
+    learners: list[plain.Autoencoder] = []
+    for number in (1, 2, 3):
+        task = LearnerTask(config, number, seniors)
+        network, _ = train_learners([task], pixels, dtype=torch.float64)
+        with torch.no_grad():
+            feature = network(images[None], "z").feature
+        seniors = feature if seniors is None else torch.cat([seniors, feature])
+        fast.append(network)
+
+        learner = copied(plain.Autoencoder(backbone).double(), initial_network(task))
+        orders = [shuffle(len(images), task.stream, epoch) for epoch in range(2)]
+        learners.append(plain.train_learner(learner, learners, images, orders, batch_size=16))
+
+        wanted = copied(plain.Autoencoder(backbone).double(), network).state_dict()
+        for name, value in learner.state_dict().items():
+            if "num_batches" not in name:
+                torch.testing.assert_close(value, wanted[name], rtol=1e-8, atol=1e-8)
+
+    ensemble = join(config, fast, "", [[], [], []])
+    for method in plain.MAPS:
+        ours = torch.cat([image_score(score_batch(ensemble, images, ScoreConfig(method)))])
+        theirs = plain.anomaly_scores(learners, images, method)
+        torch.testing.assert_close(theirs, ours, rtol=1e-8, atol=1e-8)
 
 
-def test_both_train_the_same_learner(plain, draw_images):
-    """One step from one state, repulsion included: the same weights."""
-    images = draw_images(16, 64)
-    config = TrainConfig(epochs=1, batch_size=16)
-    senior, task = initial_network(LearnerTask(config, 1)).eval(), LearnerTask(config, 2)
-    x = torch.stack([plain.PlainImages(plain.pictures_of(images))[i] for i in range(16)])
-    with torch.no_grad():
-        feature = senior(x[None], "z").feature
-    network, history = train_learners([LearnerTask(config, 2, feature)], images)
-
-    models = [plain.PlainAutoencoder(), plain.PlainAutoencoder()]
-    copied(models[0], senior)
-    copied(models[1], initial_network(task))
-    adam = torch.optim.Adam(models[1].parameters(), lr=5e-4, betas=(0.5, 0.999))
-    reconstruction, z = models[1].train()(x)
-    similar = plain.linear_cka(models[0].eval()(x)[1], z)
-    error = (reconstruction - x).pow(2).mean()
-    (error + similar).backward()
-    adam.step()
-    assert history[0]["loss"][0] == pytest.approx(error.item(), rel=1e-5)
-    assert history[0]["similarity"][0] == pytest.approx(similar.item(), rel=1e-4)
-    wanted = plain.PlainAutoencoder()
-    copied(wanted, network)
-    # Adam's first step is lr times the gradient's sign: where that is rounding, steps differ.
-    pairs = zip(wanted.parameters(), models[1].parameters(), strict=True)
-    apart = torch.cat([(a - b).abs().flatten() for a, b in pairs])
-    assert (apart > 1e-5).float().mean() < 0.01
+def test_plain_trains_an_ensemble(draw_images):
+    images = to_unit_range(torch.from_numpy(draw_images(64, 64)))
+    learners = plain.train_ensemble("memae", images, n_learners=2, epochs=1)
+    assert len(learners) == 2 and not any(learner.training for learner in learners)
+    assert plain.anomaly_scores(learners, images, "dual").shape == (64,)
 
 
-def test_both_score_the_same(plain, draw_images):
-    images = draw_images(6, 64)
-    config = TrainConfig(n_learners=3, epochs=1)
-    learners = [initial_network(LearnerTask(config, k)).eval() for k in (1, 2, 3)]
-    models = []
-    for learner in learners:
-        models.append(plain.PlainAutoencoder().eval())
-        copied(models[-1], learner)
-    ours = image_scores(join(config, learners, "", [[], [], []]), images)
-    np.testing.assert_allclose(plain.score(models, plain.pictures_of(images)), ours, rtol=1e-4)
-
-
-def test_the_plain_recipe_trains_what_it_is_asked_for(plain, draw_images):
-    pictures = plain.pictures_of(draw_images(64, 64))
-    learners = plain.fit(pictures, 2, 1, batch_size=32)
-    more = plain.fit(pictures, 3, 1, batch_size=32, seniors=learners)
-    assert len(learners) == 2 and more[:2] == learners and len(more) == 3
+def test_plain_needs_nothing_of_d2ue():
+    tree = ast.parse(Path(plain.__file__).read_text())
+    names = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    names += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+    assert not [name for name in names if name.startswith("d2ue")]
 
 
 def tiny_runs(device: str = "cpu") -> pd.DataFrame:
