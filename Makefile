@@ -45,7 +45,7 @@ fuzz: setup
 
 # Against the plain recipe, on this machine: leave it alone meanwhile.
 bench: setup
-	.venv/bin/d2ue bench --out figures/speed
+	$(python) tests/benchmarks/bench.py --out figures/speed
 	$(python) tests/benchmarks/changes.py figures/speed/changes.csv
 	$(python) -m pytest tests/benchmarks/bench_steps.py -o "python_functions=bench_*" --benchmark-columns=min,median,max,rounds
 

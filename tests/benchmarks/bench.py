@@ -1,14 +1,16 @@
 """How fast: this project against the plain recipe, in one run on one machine.
 
-The plain recipe (tests/benchmarks/plain.py) trains and scores the same ensembles as it is usually
-done in PyTorch. Both sides are measured in turns, each time in a fresh process, so that neither
+    python tests/benchmarks/bench.py --out figures/speed   # an hour; leave the machine alone
+
+The plain recipe (d2ue/plain.py) trains and scores the same ensembles as it is usually done in
+PyTorch. Both sides are measured in turns, each time in a fresh process, so that neither
 profits from a warm or suffers from a busy machine. Ratios are of medians; the range over the
 repetitions stands beside them.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import argparse
 import io
 import json
 import os
@@ -20,16 +22,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from d2ue import plain
 from d2ue.config import TrainConfig
 from d2ue.datasets.types import ImageSet
-from d2ue.errors import D2UEError, InputError
+from d2ue.ensemble import to_unit_range
+from d2ue.errors import D2UEError
 from d2ue.progress import bar as progress_bar
 
 #: Training images in what is measured of many ensembles side by side.
@@ -60,7 +63,6 @@ class Case:
         learners: N.
         replicas: ensembles that train side by side; "ours" only.
         threads: torch's CPU threads; 0 = as torch has it.
-        workers: processes of the plain recipe's loader.
         device: "cpu", "cuda" ...
         precision: of products, "ours" only.
     """
@@ -72,7 +74,6 @@ class Case:
     learners: int = 3
     replicas: int = 1
     threads: int = 0
-    workers: int = 0
     device: str = "cpu"
     precision: str = "float32"
 
@@ -88,7 +89,7 @@ def run_case(case: Case) -> dict[str, Any]:
     Raises:
         D2UEError: if the process fails.
     """
-    command = [sys.executable, "-m", "bench", json.dumps(case.__dict__)]
+    command = [sys.executable, __file__, "--case", json.dumps(case.__dict__)]
     if case.what == "import":
         command = [sys.executable, "-c", _IMPORT]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -96,25 +97,6 @@ def run_case(case: Case) -> dict[str, Any]:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise D2UEError(f"The benchmark {case.what} ({case.side}) failed: {last}")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def plain_recipe() -> ModuleType:
-    """The plain recipe, which lies in the project's folder of benchmarks.
-
-    Raises:
-        InputError: if the package was installed without it.
-    """
-    path = Path(__file__).resolve().parent.parent / "tests" / "benchmarks" / "plain.py"
-    if not path.is_file():
-        raise InputError(
-            "The plain recipe is not part of the installed package: clone the project and run "
-            "'d2ue bench' from there."
-        )
-    spec = importlib.util.spec_from_file_location("plain", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def noise(n: int) -> np.ndarray:
@@ -143,18 +125,18 @@ print(json.dumps({"wall_s": seconds[0], "cpu_s": seconds[1]}))
 
 
 def _plain_work(case: Case, images: np.ndarray) -> Callable[[Mark], object]:
-    plain = plain_recipe()
-    pictures = plain.pictures_of(images)
-    plain.fit(pictures[:64], 1, 1, device=case.device)  # what is made once is made before
+    x = to_unit_range(torch.from_numpy(images)).to(case.device)
+    plain.train_ensemble("ae", x[:64], 1, 1)  # what is made once is made before
     if case.what == "score":
-        learners = plain.fit(pictures[:64], case.learners, 1, device=case.device)
-        return lambda mark: plain.score(learners, pictures, case.device)
+        learners = plain.train_ensemble("ae", x[:64], case.learners, 1)
+        return lambda mark: plain.anomaly_scores(learners, x, "dual")
 
     def fit(mark: Mark) -> None:
-        learners: list[Any] = []
-        for number in range(1, case.learners + 1):
-            options = {"workers": case.workers, "device": case.device, "seniors": learners}
-            learners = plain.fit(pictures, number, case.epochs, **options)
+        learners: list[plain.Autoencoder] = []
+        for _ in range(case.learners):
+            orders = [torch.randperm(len(x)) for _ in range(case.epochs)]
+            learner = plain.Autoencoder("ae").to(case.device)
+            learners.append(plain.train_learner(learner, learners, x, orders))
             mark()
 
     return fit
@@ -278,22 +260,21 @@ def floor(device: str = "cpu", threads: int = 0) -> dict[str, float]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        plain = plain_recipe()
-        model, x = plain.PlainAutoencoder(), torch.zeros(64, 1, 64, 64)
+        model, x = plain.Autoencoder("ae"), torch.zeros(64, 1, 64, 64)
         outputs: list[int] = []
         for module in model.modules():
             if not list(module.children()):
                 module.register_forward_hook(lambda m, i, o: outputs.append(o.numel()))
         counter = FlopCounterMode(display=False)
         with counter:
-            model(x)[0].square().mean().backward()
+            model(x).mean.square().mean().backward()
         weights = sum(p.numel() for p in model.parameters())
         # Weights read forward and backward, gradients written and read, Adam: 3 read, 3 written.
         moved = 4 * (weights * 10 + sum(outputs) * 3)
         scoring = FlopCounterMode(display=False)
         model.eval().requires_grad_(False)
         with scoring:
-            model(x.requires_grad_())[0].square().mean().backward()
+            model(x.requires_grad_()).mean.square().mean().backward()
         a, b = (torch.rand(2048, 2048, device=device) for _ in range(2))
         peak = 2 * 2048**3 / _best(lambda: a @ b, device)
         block = torch.rand(32 << 20, device=device)
@@ -326,7 +307,7 @@ def _best(work: Callable[[], object], device: str, repeats: int = 40) -> float:
 
 
 def cases(device: str = "cpu", images: int = 500, epochs: int = 10) -> Iterable[Case]:
-    """What `d2ue bench` measures, both sides of each after one another.
+    """What is measured, both sides of each after one another.
 
     Few epochs are unfair to ours: features of seniors are computed once however many follow. On a
     GPU, where a step is captured first, there are ten times more.
@@ -336,16 +317,13 @@ def cases(device: str = "cpu", images: int = 500, epochs: int = 10) -> Iterable[
     if on_gpu:
         epochs, short = 10 * epochs, 50
     for threads in (0,) if on_gpu else (1, 0):
-        for workers in (0, 1, 2):
-            shared = {"images": images, "epochs": epochs, "threads": threads, "device": device}
-            yield Case("fit", "plain", workers=workers, **shared)
-            if workers == 0:
-                yield Case("fit", "ours", **shared)
-                if not on_gpu and has_bf16_instructions():
-                    yield Case("fit", "ours", precision="bf16", **shared)
+        shared = {"images": images, "epochs": epochs, "threads": threads, "device": device}
+        yield Case("fit", "plain", **shared)
+        yield Case("fit", "ours", **shared)
+        if not on_gpu and has_bf16_instructions():
+            yield Case("fit", "ours", precision="bf16", **shared)
         for side in SIDES:
-            # As many as a test set has: each size of batch, the last one's too, is prepared anew.
-            n = 100 if side == "plain" else max(100, 2 * images)
+            n = max(128, 2 * images)
             yield Case("score", side, images=n, threads=threads, device=device)
     threads = 0 if on_gpu else 1
     for side in SIDES:
@@ -394,7 +372,7 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     fits = runs[(runs.what == "fit") & (runs.learners == 3)]
     for threads in fits.threads.unique():
         some = fits[fits.threads == threads]
-        plain = some[some.side == "plain"]
+        against = some[some.side == "plain"]
         ours = dict(iter(some[some.side == "ours"].groupby("precision")))
         for measure, precision, column in (
             ("fit", "float32", "cpu_s"),
@@ -403,8 +381,6 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
             ("memory", "float32", "peak_mb"),
         ):
             if precision in ours:
-                best = plain.groupby("workers")[column].median().idxmin()
-                against = plain[plain.workers == best]
                 rows.append(_row(measure, threads, against, ours[precision], column))
         scores = runs[(runs.what == "score") & (runs.threads == threads)].copy()
         scores["per_s"] = scores.images / scores.wall_s
@@ -529,6 +505,22 @@ def write(runs: pd.DataFrame, facts: Mapping[str, str], out: Path) -> str:
     return text
 
 
+def main() -> None:
+    """Measure one case, or all of them and write what came out."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--case", help="settings of one case, as JSON; for the processes it starts")
+    parser.add_argument("--out", type=Path, default=Path("results/speed"), help="folder to write")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument("--repeats", type=int, default=5, help="times that each thing is measured")
+    parser.add_argument("--images", type=int, default=500, help="training images of noise")
+    parser.add_argument("--epochs", type=int, default=10, help="passes over them")
+    chosen = parser.parse_args()
+    if chosen.case:
+        print(json.dumps(_measure(Case(**json.loads(chosen.case)))))
+        return
+    runs = measure_all(cases(chosen.device, chosen.images, chosen.epochs), chosen.repeats)
+    print(write(runs, facts(runs, chosen.device), chosen.out))
+
+
 if __name__ == "__main__":
-    _case = Case(**json.loads(sys.argv[1]))
-    print(json.dumps(_measure(_case)))
+    main()

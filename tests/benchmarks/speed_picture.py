@@ -1,4 +1,4 @@
-"""The picture of `d2ue bench`: what an ensemble costs, by learners, images and replicas."""
+"""The picture of bench.py: what an ensemble costs, by learners, images and replicas."""
 
 from __future__ import annotations
 
