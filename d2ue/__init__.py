@@ -16,11 +16,10 @@ or, with a threshold and in scikit-learn's habits:
 
 from d2ue.config import ScoreConfig, TrainConfig
 from d2ue.datasets import Dataset, ImageSet, ScanConfig, load, load_folder, load_images, phantom
-from d2ue.ensemble import Ensemble
+from d2ue.ensemble import Ensemble, train_ensemble, train_ensembles
 from d2ue.errors import D2UEError, DivergedError, InputError
 from d2ue.evaluation import auc, average_precision, bootstrap_interval
 from d2ue.store.runs import fit_run, load_run, save_run
-from d2ue.training import train_ensemble, train_ensembles
 from d2ue.uncertainty import image_scores, score_maps
 
 __version__ = "0.1.0"

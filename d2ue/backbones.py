@@ -26,18 +26,20 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.grad import conv2d_weight
 
 from d2ue.config import layer_names
 from d2ue.errors import InputError
+from d2ue.fast import cpu
+from d2ue.fast.steps import precision
 
 LATENT = 16
 HIDDEN = 2048
@@ -130,7 +132,7 @@ class Autoencoder(nn.Module):
             )
         if feature is not None and feature not in self.layers:
             raise InputError(f"layer must be one of {', '.join(self.layers)}, not {feature!r}.")
-        if r > 1 and images.device.type == "cpu":
+        if r > 1 and cpu.applies(images):
             return self._one_by_one(images, feature)
         return self._together(images, feature)
 
@@ -162,7 +164,7 @@ class Autoencoder(nn.Module):
                 is_map = value.ndim == 4
                 kept[name] = _to_vectors(value, r) if is_map else value
 
-        x = _channels_last(images.transpose(0, 1).reshape(batch, r, size, size))
+        x = cpu.channels_last(images.transpose(0, 1).reshape(batch, r, size, size))
         for i, block in enumerate(self.encoder, 1):
             x = block(x)
             keep(f"en{i}", x)
@@ -173,7 +175,7 @@ class Autoencoder(nn.Module):
             z, addressing = self.memory(z)
         h = self.from_latent(z)
         keep(f"de{depth}", h)
-        x = _channels_last(h.transpose(0, 1).reshape(batch, -1, self.grid, self.grid))
+        x = cpu.channels_last(h.transpose(0, 1).reshape(batch, -1, self.grid, self.grid))
         for i, block in zip(range(depth - 1, 0, -1), self.decoder, strict=True):
             x = block(x)
             keep(f"de{i}", x)
@@ -219,16 +221,6 @@ def _from_state(state: Mapping[str, Tensor], like: Autoencoder, replicas: int) -
     return network.train(like.training)
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    """`x` [B, C, h, w] in the layout in which CPU convolutions of these shapes are fastest."""
-    x = x.contiguous(memory_format=torch.channels_last)
-    if x.shape[1] == 1:
-        # With one channel both layouts look alike, and everything after would take the other one.
-        height, width = x.shape[-2:]
-        x = x.as_strided(x.shape, (height * width, 1, width, 1))
-    return x
-
-
 def _to_vectors(x: Tensor, replicas: int) -> Tensor:
     """[B, R * C, h, w] -> [R, B, C * h * w], each image's values in the order of flatten()."""
     return x.reshape(len(x), replicas, -1).transpose(0, 1)
@@ -253,8 +245,8 @@ class _Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.flatten(0, 1)
-        if _is_narrow(x, self.weight) and not torch.is_autocast_enabled("cpu"):
-            return _CpuConv.apply(x, weight)
+        if cpu.is_narrow(x, self.weight) and not torch.is_autocast_enabled("cpu"):
+            return cpu.CpuConv.apply(x, weight)
         return F.conv2d(x, weight, stride=2, padding=1, groups=len(self.weight))
 
 
@@ -271,98 +263,9 @@ class _ConvTranspose(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.flatten(0, 1)
-        if _is_narrow(x, self.weight):
-            return _CpuConvTranspose.apply(x, weight)
+        if cpu.is_narrow(x, self.weight):
+            return cpu.CpuConvTranspose.apply(x, weight)
         return F.conv_transpose2d(x, weight, stride=2, padding=1, groups=len(self.weight))
-
-
-def _is_narrow(x: Tensor, weight: Tensor) -> bool:
-    """Whether a (transposed) convolution between an image and features runs on a CPU.
-
-    PyTorch's CPU kernels fill their vectors with channels. Where one side has only the image's one
-    or two, the transposed direction costs as much as a convolution with sixteen: `_spread` is five
-    times faster.
-    """
-    return x.device.type == "cpu" and len(weight) == 1 and weight.shape[2] <= 2
-
-
-def _spread(x: Tensor, weight: Tensor) -> Tensor:
-    """`F.conv_transpose2d(x, weight, stride=2, padding=1)` for few output channels.
-
-    One matrix product gives what every pixel sends to each of the 4 x 4 places around it. Output
-    row 2i gets tap 1 of row i and tap 3 of row i-1, row 2i+1 gets tap 2 of row i and tap 0 of row
-    i+1; columns likewise.
-
-    Args:
-        x: [B, inputs, h, w].
-        weight: [inputs, outputs, 4, 4].
-
-    Returns:
-        Shape [B, outputs, 2h, 2w].
-    """
-    batch, inputs, height, width = x.shape
-    outputs = weight.shape[1]
-    pixels = x.permute(0, 2, 3, 1).reshape(-1, inputs)
-    taps = (weight.flatten(1).T @ pixels.T).view(outputs, 4, 4, batch, height, width)
-    y = x.new_empty(batch, outputs, height, 2, width, 2)
-    for row in (0, 1):
-        rows = taps[:, 1 + row]
-        if row == 0:
-            rows[:, :, :, 1:] += taps[:, 3, :, :, :-1]
-        else:
-            rows[:, :, :, :-1] += taps[:, 0, :, :, 1:]
-        y[..., row, :, 0] = _columns(rows[:, 1], rows[:, 3], 1).transpose(0, 1)
-        y[..., row, :, 1] = _columns(rows[:, 2], rows[:, 0], -1).transpose(0, 1)
-    return y.view(batch, outputs, 2 * height, 2 * width)
-
-
-def _columns(near: Tensor, far: Tensor, step: int) -> Tensor:
-    """`near`, with `far` added one column to the right (step 1) or left (step -1); in place."""
-    if step == 1:
-        near[..., 1:] += far[..., :-1]
-    else:
-        near[..., :-1] += far[..., 1:]
-    return near
-
-
-class _CpuConv(torch.autograd.Function):
-    """Convolution of an image: `_Conv` whose gradient by the image is `_spread`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return F.conv2d(x, weight, stride=2, padding=1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        by_x = _spread(gradient, weight) if ctx.needs_input_grad[0] else None
-        by_weight = None
-        if ctx.needs_input_grad[1]:
-            by_weight = conv2d_weight(x, weight.shape, gradient, stride=2, padding=1)
-        return by_x, by_weight
-
-
-class _CpuConvTranspose(torch.autograd.Function):
-    """Transposed convolution to an image: `_ConvTranspose` by `_spread`; float32 in autocast."""
-
-    @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _spread(x, weight)
-
-    @staticmethod
-    @torch.amp.custom_bwd(device_type="cpu")
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        gradient = _channels_last(gradient)
-        by_x = by_weight = None
-        if ctx.needs_input_grad[0]:
-            by_x = F.conv2d(gradient, weight, stride=2, padding=1)
-        if ctx.needs_input_grad[1]:
-            by_weight = conv2d_weight(gradient, weight.shape, x, stride=2, padding=1)
-        return by_x, by_weight
 
 
 class _BatchNorm(nn.Module):
@@ -419,64 +322,12 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     These layers hold 95 % of the weights. The plain form costs as much again in backward, because
     a gradient by a transposed weight comes out transposed and is then copied.
     """
-    if x.device.type == "cpu" and weight.dtype == torch.float32:
+    if cpu.applies(x) and weight.dtype == torch.float32:
         if torch.is_autocast_enabled("cpu"):
             half = torch.get_autocast_dtype("cpu")
             x, weight, bias = x.to(half), weight.to(half), bias.to(half)
-        return _CpuLinear.apply(x, weight, bias)
+        return cpu.CpuLinear.apply(x, weight, bias)
     return torch.bmm(weight, x.mT).mT + bias.unsqueeze(1)
-
-
-def _find_product() -> Callable[..., Tensor]:
-    """The product x Wᵀ + b that is fastest on this processor.
-
-    Where there is AVX-512 that is oneDNN's, as torch.compile uses it: torch's own (MKL) keeps to
-    AVX2 on some processors, and takes twice as long there. Elsewhere torch's own is the faster.
-    """
-    operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    if not wide or operator is None or not torch.backends.mkldnn.is_available():
-        return F.linear
-
-    def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return operator(x, weight, bias, "none", [], "")
-
-    try:  # the operator is not documented: it is used only if it computes what it should
-        x, weight = torch.ones(2, 3), torch.arange(6.0).view(3, 2).T
-        right = torch.equal(product(x, weight), x @ weight.T)
-    except RuntimeError:
-        return F.linear
-    return product if right else F.linear
-
-
-_product = _find_product()
-
-
-class _CpuLinear(torch.autograd.Function):
-    """`_linear` replica by replica: a CPU gains nothing from batching them."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _join(_product(*of_replica) for of_replica in zip(x, weight, bias, strict=True))
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        by_x = by_weight = by_bias = None
-        if ctx.needs_input_grad[0]:
-            by_x = _join(_product(g, w.T) for g, w in zip(gradient, weight, strict=True))
-        if ctx.needs_input_grad[1]:
-            by_weight = _join(_product(g.T, x_r.T) for g, x_r in zip(gradient, x, strict=True))
-        if ctx.needs_input_grad[2]:
-            by_bias = gradient.sum(1)
-        return by_x, by_weight, by_bias
-
-
-def _join(parts: Iterable[Tensor]) -> Tensor:
-    """Results of the replicas, stacked; one alone is not copied."""
-    parts = list(parts)
-    return parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts)
 
 
 class _Bottleneck(nn.Module):
@@ -512,3 +363,29 @@ class _Memory(nn.Module):
         weights = torch.where(weights <= self.shrinkage, 0.0, weights)
         weights = F.normalize(weights, p=1, dim=-1)
         return weights @ self.items, weights
+
+
+def forward(network: Autoencoder, x: Tensor, feature: str | None = None) -> Reconstruction:
+    """Every replica's output for the same images [B, 1, H, W], without gradients."""
+    with torch.no_grad(), precision("float32", x.device):
+        return network(x.expand(network.replicas, *x.shape), feature)
+
+
+def features_of(network: Autoencoder, batches: Iterator[Tensor], layer: str) -> Tensor:
+    """Every replica's feature of every image, [R, n, d] on the CPU."""
+    parts: list[Tensor] = []
+    for x in batches:
+        feature = forward(network, x, layer).feature
+        assert feature is not None
+        parts.append(feature.cpu())
+    return torch.cat(parts, 1)
+
+
+def as_tensor(images: np.ndarray | Tensor) -> Tensor:
+    """Pixels as a tensor; shares memory where the array may be written to, else copies."""
+    return images if isinstance(images, Tensor) else torch.from_numpy(np.require(images, None, "W"))
+
+
+def to_unit_range(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 0 ... 255 to [-1, 1], the published scaling."""
+    return pixels.to(dtype).div_(127.5).sub_(1)

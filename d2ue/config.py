@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import numpy as np
+
 from d2ue.errors import InputError
 from d2ue.similarity import SIMILARITIES
 
@@ -53,10 +55,17 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if isinstance(value, np.generic):
+                value = value.item()
             _check_type(field.name, value, field.type)
             if "float" in str(field.type) and isinstance(value, int) and abs(value) < 2**53:
                 # lambda 1 and lambda 1.0 are one setting, also where they are written down.
-                object.__setattr__(self, field.name, float(value))
+                value = float(value)
+            object.__setattr__(self, field.name, value)
+        if self.learning_rate == LEARNING_RATES.get(self.backbone):
+            # The published rate is one setting whether it is written out or not: a saved config
+            # equals its original, and another backbone takes its own rate.
+            object.__setattr__(self, "learning_rate", None)
         _check_choice("backbone", self.backbone, BACKBONES)
         _check_choice("similarity", self.similarity, tuple(SIMILARITIES))
         if self.image_size not in IMAGE_SIZES:
@@ -72,6 +81,12 @@ class TrainConfig:
         _check_range("seed", self.seed, 0, 2**63 - 1)
         _check_range("repulsion_weight", self.repulsion_weight, 0, 1e30)
         _check_range("shrinkage", self.shrinkage, 0, 1)
+        if self.backbone == "memae" and self.memory_slots * self.shrinkage >= 1:
+            raise InputError(
+                f"shrinkage {self.shrinkage:g} with {self.memory_slots} memory slots sets every "
+                "weight of an even mixture to 0, so that nothing is learned: keep it below "
+                f"1 / memory_slots = {1 / self.memory_slots:g}."
+            )
         _check_range("entropy_weight", self.entropy_weight, 0, 1e30)
         _check_range("learning_rate", self.lr, 0, 1e30, above=True)
         _check_range("beta1", self.beta1, 0, 1, below=True)

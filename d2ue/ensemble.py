@@ -1,18 +1,20 @@
-"""A trained ensemble: N learners stacked as the replicas of one network, ready to score."""
+"""Learner after learner: train ensembles, and hold N learners as replicas of one network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from d2ue.backbones import Autoencoder, Reconstruction, stack
+from d2ue.backbones import Autoencoder, as_tensor, features_of, forward, stack, to_unit_range
 from d2ue.config import TrainConfig
+from d2ue.datasets.types import ImageSet
 from d2ue.errors import InputError
-from d2ue.fast.steps import precision
+from d2ue.learners import Learners, LearnerStore
+from d2ue.progress import bar as progress_bar
 
 
 @dataclass(frozen=True)
@@ -107,32 +109,6 @@ class Ensemble:
             yield to_unit_range(chunk, dtype)
 
 
-def as_tensor(images: np.ndarray | Tensor) -> Tensor:
-    """Pixels as a tensor; shares memory where the array may be written to, else copies."""
-    return images if isinstance(images, Tensor) else torch.from_numpy(np.require(images, None, "W"))
-
-
-def forward(network: Autoencoder, x: Tensor, feature: str | None = None) -> Reconstruction:
-    """Every replica's output for the same images [B, 1, H, W], without gradients."""
-    with torch.no_grad(), precision("float32", x.device):
-        return network(x.expand(network.replicas, *x.shape), feature)
-
-
-def features_of(network: Autoencoder, batches: Iterator[Tensor], layer: str) -> Tensor:
-    """Every replica's feature of every image, [R, n, d] on the CPU."""
-    parts: list[Tensor] = []
-    for x in batches:
-        feature = forward(network, x, layer).feature
-        assert feature is not None
-        parts.append(feature.cpu())
-    return torch.cat(parts, 1)
-
-
-def to_unit_range(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 0 ... 255 to [-1, 1], the published scaling."""
-    return pixels.to(dtype).div_(127.5).sub_(1)
-
-
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
     """A device by name; "auto" takes CUDA where there is one, else the CPU.
 
@@ -160,3 +136,135 @@ def join(
 ) -> Ensemble:
     """Learners trained apart as one ensemble."""
     return Ensemble(config, stack(learners), fingerprint, tuple(history))
+
+
+def train_ensemble(
+    config: TrainConfig,
+    train: ImageSet,
+    *,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+    store: LearnerStore | None = None,
+) -> Ensemble:
+    """Train one ensemble (Eq. 1 and 4), learner after learner.
+
+    Args:
+        config: the settings; defaults are the paper's.
+        train: normal images; labels are not looked at.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps".
+        progress: whether to show a bar with loss and time left.
+        store: where finished learners and states on the way are kept, so that a stopped training
+            goes on; None keeps nothing.
+
+    Returns:
+        The ensemble, in evaluation mode.
+
+    Raises:
+        InputError: if the images do not fit the settings.
+        DivergedError: if the loss stops being finite.
+    """
+    return train_ensembles([config], train, device=device, progress=progress, store=store)[0]
+
+
+def train_ensembles(
+    configs: Sequence[TrainConfig],
+    train: ImageSet,
+    *,
+    device: str | torch.device = "auto",
+    replicas: int | None = None,
+    progress: bool = True,
+    store: LearnerStore | None = None,
+    report: Callable[[int], None] | None = None,
+) -> list[Ensemble]:
+    """Train several ensembles on one set of images; what they share is trained once.
+
+    First learners do not depend on lambda, metric or layer, and an ensemble without repulsion is
+    part of every larger one: learners are named by what acts on them (`learner_settings`), and each
+    name is trained once. Learners that can train side by side do, up to `replicas` of them.
+
+    Args:
+        configs: the ensembles' settings; they may differ in anything.
+        train: normal images; labels are not looked at.
+        device: as for `train_ensemble`.
+        replicas: learners trained side by side at most; None = what a GPU's memory holds
+            (`d2ue.fast.steps.fitting_replicas`), 1 on a CPU, where replicas share the same cores and
+            save nothing. Where a GPU's memory turns out too small, groups are halved.
+        progress: whether to show a bar with loss and time left.
+        store: where finished learners and states on the way are kept; None keeps nothing.
+        report: called with the number of epochs of single learners just trained.
+
+    Returns:
+        One ensemble a config, in order.
+
+    Raises:
+        InputError: if the images do not fit the settings.
+        DivergedError: if the loss of an ensemble stops being finite; the others' learners are
+            trained first, and kept in the store.
+        D2UEError: if not even one learner fits a GPU's memory.
+    """
+    learners = Learners(configs, train, resolve_device(device), store, report)
+    learners.train_all(replicas, progress)
+    return [_joined(learners, config) for config in configs]
+
+
+def train_into(
+    store: LearnerStore,
+    configs: Sequence[TrainConfig],
+    train: ImageSet,
+    *,
+    device: str | torch.device = "auto",
+    replicas: int | None = None,
+    progress: bool = True,
+    report: Callable[[int], None] | None = None,
+) -> None:
+    """Train the learners of several ensembles into a store; Args and Raises as `train_ensembles`.
+
+    Nothing is joined, so that a hundred ensembles do not have to fit a GPU's memory.
+    """
+    learners = Learners(configs, train, resolve_device(device), store, report)
+    learners.train_all(replicas, progress)
+
+
+def train_learner(
+    config: TrainConfig,
+    number: int,
+    train: ImageSet,
+    *,
+    device: str | torch.device = "cpu",
+    store: LearnerStore,
+    report: Callable[[int], None] | None = None,
+) -> None:
+    """Train learner `number` of an ensemble alone; the store has its seniors, and keeps it.
+
+    Args:
+        config: the ensemble's settings.
+        number: from 1.
+        train: normal images.
+        device: as for `train_ensemble`.
+        store: where seniors are taken from; if the learner is there too, nothing is done.
+        report: called with the number of epochs just trained.
+
+    Raises:
+        InputError: if the images do not fit the settings, or a senior is missing.
+        DivergedError: if the loss stops being finite.
+    """
+    config = config.replace(n_learners=max(2, number))  # so that "repels" is about this learner
+    learners = Learners([config], train, resolve_device(device), store, report)
+    names = learners.names(config)
+    for senior in names[: number - 1] if config.repels else ():
+        learner = store.get(senior)
+        if learner is None:
+            raise InputError(f"Learner {number} cannot be trained before its senior {senior}.")
+        learners.learners[senior] = learner
+    task = learners.task(config, number)
+    learners.train({names[number - 1]: task}, progress_bar(disable=True))
+    learners.complain()
+
+
+def _joined(learners: Learners, config: TrainConfig) -> Ensemble:
+    """The ensemble of trained learners, on the device that they were trained on."""
+    chosen = [learners.learners[name] for name in learners.names(config)]
+    networks, histories = [x.network for x in chosen], [x.history for x in chosen]
+    # Stacking copies, so that ensembles that share a learner share no weights.
+    fingerprint = learners.train_set.fingerprint
+    return join(config, networks, fingerprint, histories).to(learners.device)

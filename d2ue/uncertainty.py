@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2ue.backbones import Autoencoder
+from d2ue.backbones import Autoencoder, forward
 from d2ue.config import ScoreConfig
-from d2ue.ensemble import Ensemble, forward
+from d2ue.ensemble import Ensemble
 from d2ue.errors import InputError
 from d2ue.fast.steps import precision
 from d2ue.progress import bar as progress_bar

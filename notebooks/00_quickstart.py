@@ -23,7 +23,7 @@
 
 # %% tags=["parameters"]
 data: str = "phantom"  # phantom, phantom-chest, or a folder with images/ and data.json
-out: str = "../results/quickstart"  # folder for the tables and pictures of this page
+out: str = "results/quickstart"  # folder for the tables and pictures of this page
 n_train: int = 256  # normal images to train on; 0 for all
 n_test: int = 200  # test images to score; 0 for all
 seeds: int = 3  # seeds 0, 1, ...: ensembles trained from scratch
@@ -35,6 +35,11 @@ learners: int = 3  # learners in an ensemble
 repulsion_weight: float = 1.0  # lambda of Eq. (4), compared with 0
 device: str = "auto"  # auto, cpu, cuda, mps
 progress: bool = False  # progress bars; they clutter a page that is kept
+
+# %%
+from d2ue.lessons import pages
+
+pages.check_parameters(globals())
 
 # %% [markdown]
 # ## The images

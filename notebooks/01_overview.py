@@ -24,7 +24,12 @@ n_train: int = 128  # normal phantoms to train on
 learners: int = 3  # N, at least 2
 epochs: int = 2  # passes over the training images; the paper: 250
 batch_size: int = 16  # B: images a step
-out: str = "../results/overview"  # folder for the pictures and tables of this page
+out: str = "results/overview"  # folder for the pictures and tables of this page
+
+# %%
+from d2ue.lessons import pages
+
+pages.check_parameters(globals())
 
 # %%
 from pathlib import Path
@@ -36,7 +41,7 @@ from IPython.display import SVG, Markdown, display
 import d2ue
 from d2ue import diagram, plotting, similarity, training, uncertainty
 from d2ue.backbones import stack
-from d2ue.ensemble import features_of, forward, to_unit_range
+from d2ue.backbones import features_of, forward, to_unit_range
 from d2ue.experiments import save_results
 
 # %% [markdown]

@@ -35,7 +35,12 @@ epochs: int = 3  # passes over them for the two AE; MemAE and AEU, needed once, 
 batch_size: int = 32  # images a training step
 cka_batch: int = 64  # B: images that a similarity is computed from (the paper's batch size)
 draws: int = 6  # random copies behind every number; twice as many batches
-out: str = "../results/redundancy"  # folder for the tables and pictures of this page
+out: str = "results/redundancy"  # folder for the tables and pictures of this page
+
+# %%
+from d2ue.lessons import pages
+
+pages.check_parameters(globals())
 
 # %%
 import matplotlib.pyplot as plt

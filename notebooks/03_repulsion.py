@@ -24,7 +24,7 @@
 
 # %% tags=["parameters"]
 data: str = "phantom"  # phantom, phantom-chest, or a folder with images/ and data.json
-out: str = "../results/repulsion"  # folder for the tables and pictures of this page
+out: str = "results/repulsion"  # folder for the tables and pictures of this page
 image_size: int = 16  # pixels a side (the paper: 64)
 n_train: int = 64  # normal images to train on; 0 for all
 n_test: int = 64  # test images to compare learners on; 0 for all
@@ -38,6 +38,11 @@ repulsion_weight: float = 1.0  # lambda of Eq. (4), compared with 0
 perplexity: int = 30  # of t-SNE; a quarter of it is shown too
 neighbours: int = 15  # of UMAP; 0 leaves UMAP out
 device: str = "auto"  # auto, cpu, cuda, mps
+
+# %%
+from d2ue.lessons import pages
+
+pages.check_parameters(globals())
 
 # %%
 import matplotlib.pyplot as plt

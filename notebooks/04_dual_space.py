@@ -27,8 +27,13 @@ noise: float = 0.1  # standard deviation of normal points about the curve
 height: float = 1.0  # of the abnormal points above the curve, whose own height is 1
 n_train: int = 320  # phantoms to train on
 epochs: int = 5  # passes over the phantoms (the paper: 250)
-results: str = "../figures/scores/brain-mri.zip"  # kept scores of real images
-out: str = "../results/dual_space"  # folder for the tables and pictures of this page
+results: str = "kept"  # export with scores of real images; kept = the project's own
+out: str = "results/dual_space"  # folder for the tables and pictures of this page
+
+# %%
+from d2ue.lessons import pages
+
+pages.check_parameters(globals())
 
 # %% [markdown]
 # ## Two learners
@@ -194,7 +199,7 @@ print(quarter.round(0).astype(int).to_string())
 # The same from the scores kept of real images: Brain MRI, 600 normal and 150 of 600 abnormal test images, the paper's settings, three backbones, three seeds. **Look for**, left, whether DSU (orange circle) lies further right than Ens (grey) on the anomalies that Unc misses; and whether it needs its error at all, that is whether it lies further right than the input gradient alone (blue).
 
 # %%
-runs = among_lowest_by_run(read_records(results).values())
+runs = among_lowest_by_run(read_records(pages.kept(results, "scores/brain-mri.zip")).values())
 figures["mirror"] = plotting.mirror_dots(runs, ("lowest by Unc", "lowest by DSU"))
 plt.show()
 

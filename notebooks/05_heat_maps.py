@@ -24,7 +24,7 @@
 
 # %% tags=["parameters"]
 data: str = "phantom"  # phantom, phantom-chest, or a folder with images/, data.json and boxes.json
-out: str = "../results/heat_maps"  # folder for the tables and pictures of this page
+out: str = "results/heat_maps"  # folder for the tables and pictures of this page
 store: str = ""  # folder where learners are kept and found again (absolute); empty keeps none
 n_train: int = 512  # normal images to train on; 0 for all
 n_test: int = 200  # test images; 0 for all
@@ -38,6 +38,11 @@ draw: int = 0  # seed of the images drawn at random
 resamples: int = 400  # bootstrap samples behind the intervals
 device: str = "auto"  # auto, cpu, cuda, mps
 progress: bool = False  # progress bars; they clutter a page that is kept
+
+# %%
+from d2ue.lessons import pages
+
+pages.check_parameters(globals())
 
 # %% [markdown]
 # ## Images, and what is known of them
@@ -188,7 +193,7 @@ print(*localisation.readings(table, "dual", names), sep="\n")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for path in sorted(Path("../figures/brain-mri/heat_maps").glob("*/localisation.csv")):
+for path in sorted(Path(pages.kept("kept", "brain-mri/heat_maps")).glob("*/localisation.csv")):
     seen = localisation.readings(pd.read_csv(path), "dual", names)
     print(path.parent.name.upper(), *seen, sep="\n  ")
 

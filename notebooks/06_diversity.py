@@ -25,7 +25,7 @@
 # %% tags=["parameters"]
 dataset: str = "brain-mri"  # a name, see the command d2ue datasets
 data: str = ""  # folder of its images, to train what is missing; empty to draw what is kept
-results: str = "../figures/scores/brain-mri.zip"  # store to train into, or export to read
+results: str = "kept"  # store to train into, or export to read; kept = the project's own scores
 seeds: str = "3"  # how many, or which, separated by commas
 epochs: int = 250  # passes over the training images, of the runs that are read
 batch_size: int = 64  # images a step, likewise
@@ -39,7 +39,12 @@ layers: str = "en1, z, de1"  # phantoms: the layer that is repelled
 learners: str = "2, 3, 4, 6, 8"  # phantoms: N
 device: str = "auto"  # auto, cpu, cuda, mps
 jobs: int = 0  # processes side by side on a CPU; 0 for one a core
-out: str = "../results/diversity"  # folder for the tables and pictures of this page
+out: str = "results/diversity"  # folder for the tables and pictures of this page
+
+# %%
+from d2ue.lessons import pages
+
+pages.check_parameters(globals())
 
 # %%
 import matplotlib.pyplot as plt
@@ -51,7 +56,9 @@ from d2ue.datasets import phantom
 from d2ue.lessons import diversity as dv
 
 base = TrainConfig(epochs=epochs, batch_size=batch_size)
-settings = ex.Settings(dataset, data, results, seeds, base=base)
+settings = ex.Settings(
+    dataset, data, pages.kept(results, f"scores/{dataset}.zip"), seeds, base=base
+)
 axes = ["table2", "table3", "lambda", "layer", "learners"]
 cells, report = ex.obtain(axes, settings, jobs=jobs, device=device, progress=False)
 records = {r.name: r for own in cells.values() for cell in own for r in cell.records.values()}

@@ -22,6 +22,11 @@
 stop_when_wrong: bool = True  # whether a wrong answer stops the page; for teachers who run many
 
 # %%
+from d2ue.lessons import pages
+
+pages.check_parameters(globals())
+
+# %%
 import numpy as np
 import torch
 from scipy.stats import t

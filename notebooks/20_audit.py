@@ -26,9 +26,15 @@ n: int = 200  # phantoms to draw
 each: int = 20  # planted copies of each kind
 seed: int = 0  # of phantoms and copies
 id_pattern: str = ""  # regular expression with one group: the patient's part of a file name
-figures: str = "../figures"  # where the committed findings and scores lie
-out: str = "../results/audit"  # folder for the report of this page
+figures: str = "kept"  # where findings and scores lie; kept = the project's own folder figures
+out: str = "results/audit"  # folder for the report of this page
 progress: bool = False  # progress bars; they clutter a page that is kept
+
+# %%
+from d2ue.lessons import pages
+
+pages.check_parameters(globals())
+kept_figures = pages.kept(figures, "")
 
 # %%
 import shutil
@@ -84,11 +90,11 @@ print(text_report(found))
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print(Path(figures, "brain-mri/audit/report.txt").read_text())
+print(Path(kept_figures, "brain-mri/audit/report.txt").read_text())
 
 # %%
-display(Image(str(Path(figures, "brain-mri/audit/distances.png"))))
-display(Image(str(Path(figures, "brain-mri/audit/pairs.png"))))
+display(Image(str(Path(kept_figures, "brain-mri/audit/distances.png"))))
+display(Image(str(Path(kept_figures, "brain-mri/audit/pairs.png"))))
 
 # %% [markdown]
 # **Seen**: of 600 normal test images 530 are copies of training images, of 600 abnormal ones none; the 1000 training images are 253 pictures. Most copies are mirrored or turned, many brighter, darker or sharpened: somebody augmented this collection before it was split. Whatever remembers training images, by any means, separates these classes.
@@ -106,7 +112,7 @@ display(Image(str(Path(figures, "brain-mri/audit/pairs.png"))))
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print(Path(figures, "kermany-cxr/audit/report.txt").read_text())
+print(Path(kept_figures, "kermany-cxr/audit/report.txt").read_text())
 
 # %% [markdown]
 # **Seen**: seven pairs of identical files, none across the split, no patient on both sides. But the number of bytes separates pneumonia from normal with an AUC of 0.83 (small files are ill), and test normals from training normals with 0.64. The first may be pathology, as hazy lungs compress well, or the collection: the audit cannot tell. It does say that an AUC of 80 on this set may need no anatomy.
@@ -119,10 +125,10 @@ print(Path(figures, "kermany-cxr/audit/report.txt").read_text())
 # Two plain sentences on the statistics. Intervals resample clusters of near duplicates, not images, as copies are no new evidence. The change is paired: both AUCs from the same draw of clusters.
 
 # %%
-scores, clusters_file = Path(figures, "scores/brain-mri.zip"), "brain-mri/audit/clusters.csv"
+scores, clusters_file = Path(kept_figures, "scores/brain-mri.zip"), "brain-mri/audit/clusters.csv"
 settings = ex.Settings("brain-mri", "", str(scores), "3")
 cells, _ = ex.obtain(["table2", "controls"], settings, progress=False)
-clusters = read_clusters(Path(figures, clusters_file))
+clusters = read_clusters(Path(kept_figures, clusters_file))
 table = ex.published_and_cleaned([*cells["table2"], *cells["controls"]], clusters)
 display(Markdown(ex.markdown(ex.show_cleaned(table))))
 

@@ -23,13 +23,18 @@
 # %% tags=["parameters"]
 normal_scans: str = ""  # folder of normal images; empty: phantoms are drawn into `out`
 new_scans: str = ""  # folder of images to score; empty: phantoms again
-out: str = "../results/own_data"  # folder for what this page makes
+out: str = "results/own_data"  # folder for what this page makes
 epochs: int = 4  # passes over the normal images (the paper: 250)
 batch_size: int = 16  # images a step (the paper: 64)
 image_size: int = 64  # pixels a side; 128 or 256 show smaller findings and take longer
 contamination: float = 0.1  # share of normal images that may be called abnormal
 n_phantoms: int = 200  # normal phantoms to draw, where there is no folder
 device: str = "auto"  # auto, cpu, cuda, mps
+
+# %%
+from d2ue.lessons import pages
+
+pages.check_parameters(globals())
 
 # %% [markdown]
 # ## 1. Two folders

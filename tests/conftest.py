@@ -17,8 +17,8 @@ from torch import nn
 
 from d2ue.config import TrainConfig
 from d2ue.datasets.types import ImageSet
+from d2ue.ensemble import train_ensemble
 from d2ue.errors import InputError
-from d2ue.training import train_ensemble
 
 # Fuzz tests: few cases in a normal run, thousands with `--hypothesis-profile=fuzz` or D2UE_FUZZ=N.
 settings.register_profile(

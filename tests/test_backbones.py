@@ -7,6 +7,7 @@ import torch
 
 from d2ue import backbones
 from d2ue.backbones import Autoencoder, stack
+from d2ue.fast import cpu
 
 BACKBONES = ("ae", "memae", "aeu")
 each_backbone = pytest.mark.parametrize("backbone", BACKBONES)
@@ -321,16 +322,16 @@ def test_the_narrow_transposed_convolution_is_pytorchs(outputs, size):
     weight = torch.randn(4, outputs, 4, 4, generator=generator, dtype=torch.float64)
     expected = torch.nn.functional.conv_transpose2d(x, weight, stride=2, padding=1)
     for layout in (torch.contiguous_format, torch.channels_last):
-        got = backbones._spread(x.contiguous(memory_format=layout), weight)
+        got = cpu.spread(x.contiguous(memory_format=layout), weight)
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["_CpuConv", "_CpuConvTranspose"])
+@pytest.mark.parametrize("kind", ["CpuConv", "CpuConvTranspose"])
 @pytest.mark.parametrize("narrow", [1, 2])
 def test_gradients_of_the_narrow_convolutions(kind, narrow):
     generator = torch.Generator().manual_seed(1)
-    function = getattr(backbones, kind)
-    channels, weight = {"_CpuConv": (narrow, (3, narrow, 4, 4))}.get(kind, (3, (3, narrow, 4, 4)))
+    function = getattr(cpu, kind)
+    channels, weight = {"CpuConv": (narrow, (3, narrow, 4, 4))}.get(kind, (3, (3, narrow, 4, 4)))
     x = torch.randn(2, channels, 4, 6, generator=generator, dtype=torch.float64)
     w = torch.randn(weight, generator=generator, dtype=torch.float64)
     torch.autograd.gradcheck(function.apply, (x.requires_grad_(), w.requires_grad_()))

@@ -18,11 +18,12 @@ from PIL import Image
 from d2ue.cli.notebooks import TABLE_NOTEBOOKS, find_notebook, notebook_parameters
 from d2ue.config import TrainConfig
 from d2ue.datasets.types import Dataset, ImageSet
+from d2ue.ensemble import train_ensemble
 from d2ue.experiments import batch
 from d2ue.experiments.rows import Row, departures, rows
+from d2ue.learners import learner_name
 from d2ue.store.results import DataKey, export, get_record, read_records, record_name
 from d2ue.store.runs import Store
-from d2ue.training import learner_name, train_ensemble
 from d2ue.uncertainty import image_scores
 
 TEST = 12

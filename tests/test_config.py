@@ -1,7 +1,9 @@
 """Settings: the paper's by default, and every meaningless value refused by name."""
 
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 
 from d2ue.config import (
@@ -13,6 +15,7 @@ from d2ue.config import (
     TrainConfig,
     layer_names,
 )
+from d2ue.errors import InputError
 from d2ue.similarity import SIMILARITIES
 
 
@@ -182,3 +185,33 @@ def test_settings_are_values():
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seed = 5
     assert TrainConfig(**config.as_dict()).as_dict() == config.as_dict()
+
+
+def test_a_config_read_back_is_the_config_that_was_saved():
+    for backbone in BACKBONES:
+        config = TrainConfig(backbone=backbone, epochs=3)
+        saved = json.loads(json.dumps(config.as_dict()))
+        assert saved["learning_rate"] == LEARNING_RATES[backbone]
+        assert TrainConfig(**saved) == config
+    assert TrainConfig(**TrainConfig(backbone="ae").as_dict()).replace(backbone="aeu").lr == 1e-3
+    assert TrainConfig(backbone="ae", learning_rate=3e-4).replace(backbone="aeu").lr == 3e-4
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = TrainConfig(
+        epochs=np.int64(3),
+        seed=np.uint8(4),
+        repulsion_weight=np.float64(0.5),
+        n_learners=np.int32(2),
+    )
+    assert config == TrainConfig(epochs=3, seed=4, repulsion_weight=0.5, n_learners=2)
+    json.dumps(config.as_dict())
+    with pytest.raises(InputError, match="n_learners"):
+        TrainConfig(n_learners=np.bool_(True))
+
+
+@pytest.mark.parametrize(("slots", "shrinkage"), [(400, 0.0025), (25, 0.04), (2, 0.9)])
+def test_a_memory_that_shrinks_to_nothing_is_refused(slots, shrinkage):
+    with pytest.raises(InputError, match="memory"):
+        TrainConfig(backbone="memae", memory_slots=slots, shrinkage=shrinkage)
+    TrainConfig(backbone="ae", memory_slots=slots, shrinkage=shrinkage)  # of no effect there

@@ -6,6 +6,7 @@ import torch
 from scipy import ndimage
 
 from d2ue.datasets.types import Dataset, ImageSet
+from d2ue.ensemble import train_ensemble
 from d2ue.experiments import batch, controls
 from d2ue.experiments import rows as tables
 from d2ue.store.results import (
@@ -20,7 +21,6 @@ from d2ue.store.results import (
     score_control,
 )
 from d2ue.store.runs import Store
-from d2ue.training import train_ensemble
 from d2ue.uncertainty import image_scores
 
 

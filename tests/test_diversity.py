@@ -15,9 +15,9 @@ from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
 from d2ue.datasets import phantom
+from d2ue.ensemble import train_ensembles
 from d2ue.lessons import diversity as dv
 from d2ue.similarity import debiased_cka, linear_cka
-from d2ue.training import train_ensembles
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from d2ue.ensemble import Ensemble, resolve_device, to_unit_range
+from d2ue.backbones import to_unit_range
+from d2ue.ensemble import Ensemble, resolve_device
 
 
 def test_scaling_by_hand():

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from d2ue.datasets.types import ImageSet
+from d2ue.ensemble import train_ensembles
 from d2ue.evaluation import auc, average_precision
 from d2ue.experiments import ROW_NAMES, score_table, summarise
-from d2ue.training import train_ensembles
 from d2ue.uncertainty import image_scores
 
 KEYS = ["backbone", "similarity", "repulsion_weight", "method"]

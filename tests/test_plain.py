@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from d2ue import plain
+from d2ue.backbones import to_unit_range
 from d2ue.config import ScoreConfig, TrainConfig
-from d2ue.ensemble import join, to_unit_range
+from d2ue.ensemble import join
 from d2ue.training import LearnerTask, initial_network, shuffle, train_learners
 from d2ue.uncertainty import image_score, score_batch
 

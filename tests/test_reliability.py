@@ -23,9 +23,9 @@ from PIL import Image
 import d2ue
 from d2ue import D2UE, fit_run, load_run
 from d2ue.cli.app import main
+from d2ue.ensemble import train_ensemble
 from d2ue.errors import InputError
 from d2ue.store.runs import Store
-from d2ue.training import train_ensemble
 
 HERE = Path(__file__).parent
 THOROUGH = settings.get_current_profile_name() == "fuzz"

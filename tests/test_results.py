@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from d2ue.datasets.types import Dataset, ImageSet
+from d2ue.ensemble import train_ensemble
 from d2ue.errors import InputError
 from d2ue.store.results import (
     DataKey,
@@ -23,7 +24,6 @@ from d2ue.store.results import (
     score_record,
 )
 from d2ue.store.runs import Store
-from d2ue.training import train_ensemble
 
 
 @pytest.fixture(scope="session")

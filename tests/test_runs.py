@@ -15,9 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
+from d2ue.ensemble import train_ensemble, train_ensembles
 from d2ue.errors import InputError
+from d2ue.learners import learner_name, learner_settings
 from d2ue.store.runs import Store, fit_run, load_run, save_run, write_file, write_text
-from d2ue.training import learner_name, learner_settings, train_ensemble, train_ensembles
 from d2ue.uncertainty import score_maps
 
 MANIFEST = "ensemble.json"

@@ -13,24 +13,13 @@ from torch.nn.functional import gaussian_nll_loss, mse_loss
 
 from d2ue.backbones import Reconstruction
 from d2ue.config import TrainConfig
+from d2ue.ensemble import train_ensemble, train_ensembles
 from d2ue.errors import D2UEError, DivergedError
+from d2ue.learners import TRAINING_VERSION, learner_name, learner_settings
+from d2ue.losses import reconstruction_loss, repulsion_loss, total_loss
 from d2ue.similarity import linear_cka
 from d2ue.store.runs import Store
-from d2ue.training import (
-    TRAINING_VERSION,
-    LearnerTask,
-    TrainState,
-    initial_network,
-    learner_name,
-    learner_settings,
-    reconstruction_loss,
-    repulsion_loss,
-    shuffle,
-    total_loss,
-    train_ensemble,
-    train_ensembles,
-    train_learners,
-)
+from d2ue.training import LearnerTask, TrainState, initial_network, shuffle, train_learners
 
 each_backbone = pytest.mark.parametrize("backbone", ("ae", "memae", "aeu"))
 FLOAT64 = torch.float64
@@ -523,7 +512,7 @@ def small_memory(monkeypatch):
         sizes.append(len(tasks))
         return network, history
 
-    monkeypatch.setattr("d2ue.training.train_learners", train)
+    monkeypatch.setattr("d2ue.learners.train_learners", train)
     train.sizes = sizes
     return train
 
@@ -545,7 +534,7 @@ def test_groups_too_large_for_the_memory_are_halved(
 
 
 def test_a_memory_that_holds_no_learner_is_said(tiny, draw_set, small_memory, monkeypatch):
-    monkeypatch.setattr("d2ue.training.train_learners", partial(small_memory, most=0))
+    monkeypatch.setattr("d2ue.learners.train_learners", partial(small_memory, most=0))
     with pytest.raises(D2UEError, match="does not hold one learner at batches of 8"):
         train_ensemble(tiny(n_learners=1), draw_set(20), device="cpu", progress=False)
 
@@ -599,7 +588,7 @@ OTHER = {
     "image_size": 32,
     "seed": 1,
     "memory_slots": 7,
-    "shrinkage": 0.5,
+    "shrinkage": 0.01,
     "entropy_weight": 0.25,
     "precision": "bf16",
 }

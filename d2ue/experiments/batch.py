@@ -33,7 +33,7 @@ from d2ue.config import TrainConfig
 from d2ue.datasets import BUILT_IN
 from d2ue.datasets.registry import load_named, marked
 from d2ue.datasets.types import Dataset
-from d2ue.ensemble import join, resolve_device
+from d2ue.ensemble import join, resolve_device, train_into, train_learner
 from d2ue.errors import D2UEError, InputError
 from d2ue.experiments.rows import (
     Cell,
@@ -45,7 +45,8 @@ from d2ue.experiments.rows import (
     show_verdicts,
     titled,
 )
-from d2ue.fast.steps import fitting_replicas, free_memory, is_memory_error
+from d2ue.fast.steps import free_memory, is_memory_error
+from d2ue.learners import check_images, fitting_replicas, learner_name
 from d2ue.lessons.quick import save_results
 from d2ue.progress import bar as progress_bar
 from d2ue.progress import lock_within_process
@@ -63,14 +64,7 @@ from d2ue.store.results import (
     score_record,
 )
 from d2ue.store.runs import Store, write_text
-from d2ue.training import (
-    LearnerTask,
-    check_images,
-    learner_name,
-    train_into,
-    train_learner,
-    train_learners,
-)
+from d2ue.training import LearnerTask, train_learners
 
 ClustersByName = dict[str, np.ndarray]
 
@@ -240,7 +234,7 @@ def run(
         store: where learners, states and scores are kept.
         jobs: processes side by side on a CPU; 0 = one a core; 1 = this process alone. Not looked
             at on a GPU.
-        device: as for `d2ue.training.train_ensemble`.
+        device: as for `d2ue.ensemble.train_ensemble`.
         progress: whether to show a bar over all that is to be done, with the time left.
 
     Returns:

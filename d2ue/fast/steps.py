@@ -15,15 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from d2ue.backbones import Autoencoder
-from d2ue.config import TrainConfig
 from d2ue.errors import InputError
-
-#: Learners that train side by side at most: what is kept on the way takes 54 MB a learner on disk.
-MOST_REPLICAS = 64
-#: How much of a GPU's memory replicas may take: a captured graph has its memory for itself, beside
-#: what the steps before it, run to warm up, leave cached.
-FILL = 0.5
 
 
 def check_precision(name: str, device: torch.device) -> None:
@@ -63,6 +55,7 @@ def precision(name: str, device: torch.device) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         if device.type == "cuda":
             held.enter_context(_factors("tf32" if name == "tf32" else "ieee"))
+            held.enter_context(torch.backends.cudnn.flags(deterministic=True, benchmark=False))
         held.enter_context(torch.autocast(device.type, enabled=False))
         yield
 
@@ -91,55 +84,6 @@ def _factors(format: str) -> Iterator[None]:
             place.fp32_precision = one
 
 
-def replica_bytes(config: TrainConfig, senior_bytes: int = 0) -> int:
-    """About how much memory one more replica takes while it trains, in bytes.
-
-    Args:
-        config: its settings.
-        senior_bytes: what the features of its seniors take.
-
-    Returns:
-        Weights four times over (with their gradients and Adam's two moments), and twice what the
-        forward pass keeps for the backward pass, which makes as much again on its way. Counted on
-        a network without data, so on any machine alike.
-    """
-    c = config
-    with torch.device("meta"):
-        network = Autoencoder(c.backbone, 1, c.image_size, c.memory_slots, c.shrinkage)
-        images = torch.empty(1, c.batch_size, 1, c.image_size, c.image_size)
-    weights = {p.untyped_storage()._cdata: p.nbytes for p in network.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = network(images)  # held, so that no storage's name is given twice
-    del output
-    return 4 * sum(weights.values()) + 2 * sum(kept.values()) + senior_bytes
-
-
-def fitting_replicas(memory: int, config: TrainConfig, senior_bytes: int = 0) -> int:
-    """How many replicas `FILL` of a GPU's memory holds; 1 to `MOST_REPLICAS`.
-
-    Args:
-        memory: bytes that the GPU has, whether or not they are free: a training that was stopped
-            must find the same groups again. Where they do not fit, they are halved.
-        config: as for `replica_bytes`, which says what one takes.
-        senior_bytes: as there.
-    """
-    most = int(FILL * memory / replica_bytes(config, senior_bytes))
-    return max(1, min(MOST_REPLICAS, most))
-
-
-#: Whether a capture failed in this process. On some versions of torch its memory then counts as in
-#: use for good, and every later capture fails too.
-_failed = False
-
-
 def captured(
     step: Callable[[], None], changed: Callable[[], Mapping[str, Tensor]], device: torch.device
 ) -> Callable[[], None]:
@@ -155,26 +99,23 @@ def captured(
     Raises:
         torch.OutOfMemoryError: if the GPU's memory does not hold the step.
     """
-    global _failed
-    if _failed:
-        return step
     before = {name: tensor.clone() for name, tensor in changed().items()}
     current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-    capturing = False
     try:
         side.wait_stream(current)
         with torch.cuda.stream(side):
             for _ in range(3):  # lazily made handles and workspaces must be there before
                 step()
         current.wait_stream(side)
-        graph, capturing = torch.cuda.CUDAGraph(), True
+        graph = torch.cuda.CUDAGraph()
         # The stream is given because torch's own is made once, on the first device that asks.
-        with torch.cuda.device(device), torch.cuda.graph(graph, stream=side):
+        # "thread_local": what other threads ask of the GPU meanwhile is none of the capture's business.
+        graphed = torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local")
+        with torch.cuda.device(device), graphed:
             step()
         launch: Callable[[], None] = graph.replay
     except RuntimeError as error:
         torch.cuda.set_stream(current)  # a failed capture leaves its own
-        _failed = capturing
         if is_memory_error(error):
             raise torch.OutOfMemoryError(str(error)) from error
         warnings.warn(
@@ -197,7 +138,7 @@ def is_memory_error(error: BaseException | None) -> bool:
 
     cuDNN and cuBLAS say it in their own words, in plain RuntimeErrors.
     """
-    words = ("out of memory", "ALLOC_FAILED", "unable to find an engine")
+    words = ("out of memory", "ALLOC_FAILED")
     while error is not None:
         said = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
         if said or isinstance(error, torch.OutOfMemoryError):

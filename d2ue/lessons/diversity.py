@@ -23,15 +23,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from d2ue.backbones import Autoencoder
+from d2ue.backbones import Autoencoder, as_tensor, features_of, to_unit_range
 from d2ue.config import TrainConfig
 from d2ue.datasets import ABNORMAL, BUILT_IN, NORMAL, Dataset, ImageSet, load, phantom
-from d2ue.ensemble import Ensemble, as_tensor, features_of, to_unit_range
+from d2ue.ensemble import Ensemble, train_ensembles
 from d2ue.errors import InputError
 from d2ue.evaluation import auc
+from d2ue.learners import Learner, learner_name
 from d2ue.similarity import Similarity, debiased_cka, linear_cka
 from d2ue.store.results import RECONSTRUCTION, DataKey, Record, score_record
-from d2ue.training import Learner, TrainState, learner_name, train_ensembles
+from d2ue.training import TrainState
 
 if TYPE_CHECKING:
     from d2ue.experiments.rows import Cell

@@ -31,8 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from d2ue.backbones import LATENT, Autoencoder
-from d2ue.ensemble import forward
+from d2ue.backbones import LATENT, Autoencoder, forward
 from d2ue.errors import InputError
 
 #: By name, in the order of the table above.

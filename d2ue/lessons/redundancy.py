@@ -14,10 +14,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from d2ue.backbones import Autoencoder, stack
+from d2ue.backbones import Autoencoder, forward, stack, to_unit_range
 from d2ue.config import TrainConfig
 from d2ue.datasets import phantom
-from d2ue.ensemble import Ensemble, forward, to_unit_range
+from d2ue.ensemble import Ensemble, train_ensembles
 from d2ue.errors import InputError
 from d2ue.lessons.equivalent import (
     TRANSFORMATIONS,
@@ -26,8 +26,9 @@ from d2ue.lessons.equivalent import (
     output_difference,
     random_copy,
 )
+from d2ue.losses import reconstruction_loss
 from d2ue.similarity import SIMILARITIES, debiased_cka, linear_cka
-from d2ue.training import LearnerTask, initial_network, reconstruction_loss, train_ensembles
+from d2ue.training import LearnerTask, initial_network
 
 
 class Specimens(NamedTuple):

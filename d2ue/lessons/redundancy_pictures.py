@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
-from d2ue.backbones import Autoencoder
-from d2ue.ensemble import forward
+from d2ue.backbones import Autoencoder, forward
 from d2ue.lessons.equivalent import TRANSFORMATIONS, output_difference
 from d2ue.plotting.style import FONT, PALETTE, axes_grid
 from d2ue.similarity import SIMILARITIES

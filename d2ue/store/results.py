@@ -43,6 +43,7 @@ from d2ue.experiments.controls import (
     image_controls,
     untrained_ensemble,
 )
+from d2ue.learners import Learner, learner_name, name_of
 from d2ue.similarity import debiased_cka
 from d2ue.store.runs import (
     Store,
@@ -57,7 +58,6 @@ from d2ue.store.runs import (
     write_whole,
     writing,
 )
-from d2ue.training import Learner, learner_name, name_of
 from d2ue.uncertainty import (
     dual_map,
     ensemble_map,

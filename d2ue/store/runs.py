@@ -1,6 +1,6 @@
 """Trained learners and ensembles on disk: crash-safe, resumable, named by their content.
 
-A **store** keeps learners under the name that `d2ue.training.learner_name` gives them:
+A **store** keeps learners under the name that `d2ue.learners.learner_name` gives them:
 
     store/learners/NAME/weights.safetensors   the network, R = 1
     store/learners/NAME/learner.json          settings, losses, versions, SHA-256 of the weights
@@ -53,16 +53,10 @@ from d2ue.backbones import Autoencoder
 from d2ue.config import TrainConfig
 from d2ue.datasets.medical import ScanConfig
 from d2ue.datasets.types import ImageSet
-from d2ue.ensemble import Ensemble, join
+from d2ue.ensemble import Ensemble, join, train_ensemble
 from d2ue.errors import DamagedError, InputError
-from d2ue.training import (
-    Learner,
-    TrainState,
-    check_images,
-    learner_name,
-    name_of,
-    train_ensemble,
-)
+from d2ue.learners import Learner, check_images, learner_name, name_of
+from d2ue.training import TrainState
 
 RUN_FORMAT = "d2ue ensemble 1"
 LEARNER_FORMAT = "d2ue learner 1"
@@ -279,7 +273,7 @@ def fit_run(
         train: normal images.
         folder: the run folder; new, empty, unfinished, or holding this very ensemble.
         data_name: what to call the data in the manifest.
-        device: as for `d2ue.training.train_ensemble`.
+        device: as for `d2ue.ensemble.train_ensemble`.
         progress: whether to show a bar.
         store: a store whose learners this run may take and adds to; None = one of its own, inside
             the run folder, that goes when the training is finished.

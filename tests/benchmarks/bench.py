@@ -29,9 +29,9 @@ import pandas as pd
 import torch
 
 from d2ue import plain
+from d2ue.backbones import to_unit_range
 from d2ue.config import TrainConfig
 from d2ue.datasets.types import ImageSet
-from d2ue.ensemble import to_unit_range
 from d2ue.errors import D2UEError
 from d2ue.progress import bar as progress_bar
 
@@ -143,7 +143,7 @@ def _plain_work(case: Case, images: np.ndarray) -> Callable[[Mark], object]:
 
 
 def _our_work(case: Case, images: np.ndarray) -> Callable[[Mark], object]:
-    from d2ue.training import train_ensembles
+    from d2ue.ensemble import train_ensembles
     from d2ue.uncertainty import image_scores
 
     def config(seed: int = 0, **changes: Any) -> TrainConfig:

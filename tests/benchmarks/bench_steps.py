@@ -10,8 +10,9 @@ import pytest
 import torch
 from bench import noise
 
+from d2ue.backbones import to_unit_range
 from d2ue.config import BACKBONES, METHODS, TrainConfig
-from d2ue.ensemble import join, to_unit_range
+from d2ue.ensemble import join
 from d2ue.similarity import SIMILARITIES
 from d2ue.training import LearnerTask, initial_network, train_learners
 from d2ue.uncertainty import image_scores

@@ -24,6 +24,7 @@ from bench import has_bf16_instructions, noise
 from d2ue import backbones, training
 from d2ue.config import TrainConfig
 from d2ue.ensemble import join
+from d2ue.fast import cpu
 from d2ue.training import LearnerTask, initial_network, train_learners
 from d2ue.uncertainty import image_scores
 
@@ -101,7 +102,7 @@ UNDONE: dict[str, Undo] = {
         backbones, "_linear", lambda x, weight, bias: (weight @ x.mT).mT + bias.unsqueeze(1)
     ),
     "products by oneDNN where it is the faster": lambda: mock.patch.object(
-        backbones, "_product", torch.nn.functional.linear
+        cpu, "_product", torch.nn.functional.linear
     ),
     "images too in channels-last": lambda: mock.patch.object(
         backbones, "_channels_last", _any_layout
