@@ -80,13 +80,13 @@ class Learner:
 
 
 class LearnerStore(Protocol):
-    """Where learners are kept by name while ensembles are trained; `d2ue.store.runs.Store` is one."""
+    """Where learners are kept by name while ensembles are trained; `d2ue.store.learners.Store` is one."""
 
     def get(self, name: str) -> Learner | None:
         """A finished learner, or None."""
 
-    def put(self, name: str, settings: dict[str, object], learner: Learner) -> None:
-        """Keep a finished learner."""
+    def put(self, name: str, settings: dict[str, object], learner: Learner, *, device: str) -> None:
+        """Keep a finished learner, and say where it was trained."""
 
     def claim(self, names: Sequence[str]) -> contextlib.AbstractContextManager[None]:
         """Hold these names against every other process, waiting until they are free."""
@@ -292,7 +292,7 @@ class Learners:
             if self.store:
                 fingerprint = self.train_set.fingerprint
                 settings = learner_settings(task.config, task.number, fingerprint)
-                self.store.put(name, settings, self.learners[name])
+                self.store.put(name, settings, self.learners[name], device=str(self.device))
 
     def complain(self) -> None:
         """Raise for the learners whose loss stopped being finite."""

@@ -40,8 +40,7 @@ from IPython.display import SVG, Markdown, display
 
 import d2ue
 from d2ue import diagram, plotting, similarity, training, uncertainty
-from d2ue.backbones import stack
-from d2ue.backbones import features_of, forward, to_unit_range
+from d2ue.backbones import features_of, forward, stack, to_unit_range
 from d2ue.experiments import save_results
 
 # %% [markdown]

@@ -54,9 +54,10 @@ from IPython.display import Markdown, display
 from d2ue import TrainConfig, phantom, plotting, train_ensemble
 from d2ue import experiments as ex
 from d2ue import uncertainty as un
+from d2ue.experiments.records import score_record
 from d2ue.lessons import localisation, toy
 from d2ue.statistics.agreement import NAMES, among_lowest, among_lowest_by_run, mirrored
-from d2ue.store.results import DataKey, read_records, score_record
+from d2ue.store.results import DataKey, read_records
 
 crossing = toy.view(toy.train(2, noise, seed), height=height)
 figures = {"two_learners": plotting.toy_view(crossing)}

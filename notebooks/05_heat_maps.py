@@ -61,7 +61,7 @@ from scipy.stats import spearmanr
 from d2ue import TrainConfig, load, plotting, score_maps, train_ensemble
 from d2ue import experiments as ex
 from d2ue.lessons import localisation
-from d2ue.store.runs import Store
+from d2ue.store.learners import Store
 
 dataset = load(data, progress=progress)
 train, test = dataset.train.sample(n_train), dataset.labelled.sample(n_test)

@@ -22,8 +22,8 @@ from d2ue.ensemble import train_ensemble
 from d2ue.experiments import batch
 from d2ue.experiments.rows import Row, departures, rows
 from d2ue.learners import learner_name
+from d2ue.store.learners import Store
 from d2ue.store.results import DataKey, export, get_record, read_records, record_name
-from d2ue.store.runs import Store
 from d2ue.uncertainty import image_scores
 
 TEST = 12
@@ -293,7 +293,7 @@ from d2ue.datasets.types import Dataset, ImageSet
 from d2ue.config import TrainConfig
 from d2ue.experiments import batch
 from d2ue.experiments.rows import rows
-from d2ue.store.runs import Store
+from d2ue.store.learners import Store
 import json, numpy as np
 
 base = TrainConfig(**json.loads(sys.argv[1]))
@@ -398,8 +398,8 @@ def in_a_process(base, dataset, tmp_path):
 @needs_fork
 def test_killed_before_and_after_every_rename(in_a_process, undisturbed):
     printed, folder = in_a_process(RENAMES, n_learners=2)
-    # two learners: a state after the first of two epochs, two files, their folder; one record
-    assert int(printed) == 2 * (1 + 2 + 1) + 1
+    # two learners: a state after the first of two epochs, two files; one record
+    assert int(printed) == 2 * (1 + 2) + 1
     wanted = contents(folder / f"{int(printed) + 1}-before")  # where there was nothing to kill
     assert len(wanted) == 2 + 1
     of_three = contents(undisturbed)

@@ -9,6 +9,8 @@ from d2ue.datasets.types import Dataset, ImageSet
 from d2ue.ensemble import train_ensemble
 from d2ue.experiments import batch, controls
 from d2ue.experiments import rows as tables
+from d2ue.experiments.records import score_control
+from d2ue.store.learners import Store
 from d2ue.store.results import (
     CONTROLS,
     DataKey,
@@ -18,9 +20,7 @@ from d2ue.store.results import (
     put_record,
     read_records,
     record_name,
-    score_control,
 )
-from d2ue.store.runs import Store
 from d2ue.uncertainty import image_scores
 
 

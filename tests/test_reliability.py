@@ -25,7 +25,7 @@ from d2ue import D2UE, fit_run, load_run
 from d2ue.cli.app import main
 from d2ue.ensemble import train_ensemble
 from d2ue.errors import InputError
-from d2ue.store.runs import Store
+from d2ue.store.learners import Store
 
 HERE = Path(__file__).parent
 THOROUGH = settings.get_current_profile_name() == "fuzz"
@@ -254,13 +254,13 @@ import numpy as np, torch
 torch.set_num_threads(1)
 from pathlib import Path
 from d2ue import ImageSet, TrainConfig, fit_run
-from d2ue.store.runs import Store
+from d2ue.store.learners import Store
 
 base = Path(sys.argv[1])
 images = np.load(base / "images.npy")
 keep = Store.put
 
-def put(self, name, settings, learner):
+def put(self, name, settings, learner, **where):
     with open(base / "trained", "a") as file:
         file.write(name + "\\n")
     keep(self, name, settings, learner)

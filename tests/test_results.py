@@ -11,6 +11,8 @@ import pytest
 from d2ue.datasets.types import Dataset, ImageSet
 from d2ue.ensemble import train_ensemble
 from d2ue.errors import InputError
+from d2ue.experiments.records import score_record
+from d2ue.store.learners import Store
 from d2ue.store.results import (
     DataKey,
     export,
@@ -21,9 +23,7 @@ from d2ue.store.results import (
     read_records,
     record_name,
     rename_data,
-    score_record,
 )
-from d2ue.store.runs import Store
 
 
 @pytest.fixture(scope="session")

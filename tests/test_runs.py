@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,10 @@ from safetensors.torch import load_file, save
 from d2ue.ensemble import train_ensemble, train_ensembles
 from d2ue.errors import InputError
 from d2ue.learners import learner_name, learner_settings
-from d2ue.store.runs import Store, fit_run, load_run, save_run, write_file, write_text
+from d2ue.store.files import write_file, write_text
+from d2ue.store.learners import Store
+from d2ue.store.runs import fit_run, load_run, save_run
+from d2ue.training import TrainState
 from d2ue.uncertainty import score_maps
 
 MANIFEST = "ensemble.json"
@@ -509,8 +513,8 @@ class Interrupted(Store):
     def save_state(self, names, state) -> None:
         self._keep(super().save_state, names, state)
 
-    def put(self, name, settings, learner) -> None:
-        self._keep(super().put, name, settings, learner)
+    def put(self, name, settings, learner, **where) -> None:
+        self._keep(partial(super().put, **where), name, settings, learner)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -543,6 +547,38 @@ def test_the_epochs_before_an_interruption_are_not_trained_again(config, images,
     train_ensemble(config, images, progress=False, store=store)
     # learner 1 lacks its last epoch: put; learner 2 is whole: two states and put
     assert 10**9 - store.left == 4
+
+
+def test_a_learner_without_its_manifest_is_trained_once_more_and_kept(config, images, tmp_path):
+    train_ensemble(config, images, progress=False, store=Store(tmp_path))
+    first = names_of(config, images)[0]
+    (tmp_path / "learners" / first / "learner.json").unlink()
+    assert Store(tmp_path).get(first) is None
+    for _ in range(2):
+        train_ensemble(config, images, progress=False, store=Store(tmp_path))
+    assert Store(tmp_path).get(first) is not None
+    assert (tmp_path / "journal.txt").read_text().count(f"learner {first} trained") == 2
+
+
+def test_a_learner_says_where_it_was_trained(config, images, tmp_path):
+    train_ensemble(config, images, progress=False, store=Store(tmp_path))
+    for path in tmp_path.glob("learners/*/learner.json"):
+        manifest = json.loads(path.read_text())
+        assert manifest["device"] == "cpu" and manifest["threads"] == torch.get_num_threads()
+        assert torch.backends.cpu.get_cpu_capability() in manifest["versions"]["processor"]
+
+
+def test_slow_saving_becomes_rare(config, images, tmp_path, monkeypatch):
+    """A state that takes 2 s to write is not written again within the next 198 s."""
+    clock = iter([0.0, 100.0, 102.0, 299.0, 301.0, 303.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    store, saved = Store(tmp_path, state_interval=60), []
+    state = TrainState(1, {"network.a": torch.zeros(1)}, [{"loss": [1.0], "similarity": [0.0]}])
+    for _ in range(3):  # at 100 (until 102), at 299, at 301
+        store.save_state(["a"], state)
+        saved.append(len(list(tmp_path.glob("states/*"))) == 1)
+        store.forget_state(["a"])
+    assert saved == [True, False, True]
 
 
 def test_states_are_not_kept_more_often_than_asked(config, images, tmp_path):
@@ -633,10 +669,10 @@ print("done")
 AT_ONCE = """
 def work(name):
     original = runs.Store.func.put
-    def put(self, learner, settings, trained):
+    def put(self, learner, settings, trained, **where):
         with open(base / "trained", "a") as file:
             file.write(f"{learner}\\n")
-        original(self, learner, settings, trained)
+        original(self, learner, settings, trained, **where)
     runs.Store.func.put = put
     fit(base / name, store=base / "store")
 

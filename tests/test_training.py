@@ -18,7 +18,7 @@ from d2ue.errors import D2UEError, DivergedError
 from d2ue.learners import TRAINING_VERSION, learner_name, learner_settings
 from d2ue.losses import reconstruction_loss, repulsion_loss, total_loss
 from d2ue.similarity import linear_cka
-from d2ue.store.runs import Store
+from d2ue.store.learners import Store
 from d2ue.training import LearnerTask, TrainState, initial_network, shuffle, train_learners
 
 each_backbone = pytest.mark.parametrize("backbone", ("ae", "memae", "aeu"))
@@ -457,7 +457,7 @@ class MemoryStore:
     def get(self, name):
         return self.learners.get(name)
 
-    def put(self, name, settings, learner):
+    def put(self, name, settings, learner, **where):
         self.put_names.append(name)
         self.learners[name] = learner
 

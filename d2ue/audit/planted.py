@@ -13,7 +13,7 @@ from PIL import Image
 from d2ue.audit import Audit
 from d2ue.datasets.phantom import phantom
 from d2ue.errors import InputError
-from d2ue.store.runs import write_text, writing
+from d2ue.store.files import write_text, writing
 
 #: What is done to a copy.
 PLANTED = ("exact", "re-encoded", "resized", "turned", "brighter")

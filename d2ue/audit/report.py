@@ -17,7 +17,7 @@ from d2ue.audit import ALTERED, KINDS, SAME, SYMMETRIES, Audit, transform
 from d2ue.audit.duplicates import clusters_of
 from d2ue.errors import InputError
 from d2ue.plotting import webpage
-from d2ue.store.runs import write_text, writing
+from d2ue.store.files import write_text, writing
 
 _SHOWN = 48  # pairs on the page
 _PARTS = {

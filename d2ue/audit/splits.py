@@ -30,7 +30,7 @@ from d2ue.audit import ALTERED, SAME, Audit
 from d2ue.datasets.decode import show
 from d2ue.datasets.folder import DATA_JSON
 from d2ue.errors import InputError
-from d2ue.store.runs import write_text
+from d2ue.store.files import write_text
 
 Keep = Literal["train", "random"]
 

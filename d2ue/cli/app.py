@@ -34,16 +34,9 @@ from d2ue.ensemble import resolve_device
 from d2ue.errors import D2UEError, InputError
 from d2ue.fast.steps import check_precision
 from d2ue.similarity import SIMILARITIES
-from d2ue.store.runs import (
-    MANIFEST,
-    Store,
-    check_run_folder,
-    check_writable,
-    fit_run,
-    reading,
-    run_scan,
-    write_text,
-)
+from d2ue.store.files import check_writable, reading, write_text
+from d2ue.store.learners import Store
+from d2ue.store.runs import MANIFEST, check_run_folder, fit_run, run_scan
 
 DEFAULTS = TrainConfig()
 INTERRUPTED = 130  # the exit code that shells give to Ctrl-C

@@ -20,7 +20,7 @@ from typing import Any
 
 from d2ue.errors import D2UEError, InputError
 from d2ue.progress import PLAIN_BARS
-from d2ue.store.runs import making, write_file, writing
+from d2ue.store.files import making, write_file, writing
 
 #: Notebook by the name that `d2ue reproduce` takes.
 NOTEBOOKS = {

@@ -47,7 +47,7 @@ from d2ue.detector.threshold import (
 from d2ue.ensemble import resolve_device, train_ensemble
 from d2ue.errors import InputError
 from d2ue.learners import check_images
-from d2ue.store.runs import Store
+from d2ue.store.learners import Store
 from d2ue.uncertainty import image_scores, score_maps
 
 

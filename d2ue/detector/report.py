@@ -25,7 +25,8 @@ from d2ue.errors import InputError
 from d2ue.evaluation import auc, average_precision
 from d2ue.plotting import webpage
 from d2ue.progress import bar as progress_bar
-from d2ue.store.runs import umask, write_text, writing
+from d2ue.store.files import write_text, writing
+from d2ue.store.runs import umask
 
 #: Gives the score maps of images: uint8 (n, 1, H, W) -> float32 (n, 1, H, W).
 MapOf = Callable[[np.ndarray], np.ndarray]

@@ -34,19 +34,8 @@ from d2ue.datasets.arrays import Reading
 from d2ue.detector.threshold import Threshold
 from d2ue.ensemble import Ensemble
 from d2ue.errors import InputError
-from d2ue.store.runs import (
-    LOCK,
-    MANIFEST,
-    damaged,
-    load_run,
-    reading,
-    run_files,
-    sweep,
-    versions,
-    write_file,
-    write_run,
-    writing,
-)
+from d2ue.store.files import damaged, reading, sweep, versions, write_file, writing
+from d2ue.store.runs import LOCK, MANIFEST, load_run, run_files, write_run
 
 DETECTOR = "detector.json"
 FORMAT = "d2ue detector 1"

@@ -17,21 +17,7 @@ from d2ue.experiments.cleaned import (
     show_cleaned_verdicts,
 )
 from d2ue.experiments.paper import TABLE3 as PAPER_TABLE3
-from d2ue.experiments.rows import (
-    Cell,
-    Row,
-    about,
-    collect,
-    differences,
-    layout,
-    long_table,
-    markdown,
-    rows,
-    seed_gains,
-    show_verdicts,
-    ticks,
-)
-from d2ue.lessons.quick import (
+from d2ue.experiments.quick import (
     ROW_NAMES,
     drawn_examples,
     examples,
@@ -42,6 +28,19 @@ from d2ue.lessons.quick import (
     score_table,
     summarise,
     worst_cases,
+)
+from d2ue.experiments.rows import (
+    Cell,
+    Row,
+    about,
+    collect,
+    differences,
+    layout,
+    long_table,
+    markdown,
+    seed_gains,
+    show_verdicts,
+    ticks,
 )
 
 __all__ = [
@@ -67,7 +66,6 @@ __all__ = [
     "published_and_cleaned",
     "readings",
     "reconstruction_ratio",
-    "rows",
     "save_cleaned",
     "save_results",
     "save_tables",

@@ -35,6 +35,8 @@ from d2ue.datasets.registry import load_named, marked
 from d2ue.datasets.types import Dataset
 from d2ue.ensemble import join, resolve_device, train_into, train_learner
 from d2ue.errors import D2UEError, InputError
+from d2ue.experiments.quick import save_results
+from d2ue.experiments.records import score_control, score_record
 from d2ue.experiments.rows import (
     Cell,
     Row,
@@ -47,10 +49,11 @@ from d2ue.experiments.rows import (
 )
 from d2ue.fast.steps import free_memory, is_memory_error
 from d2ue.learners import check_images, fitting_replicas, learner_name
-from d2ue.lessons.quick import save_results
 from d2ue.progress import bar as progress_bar
 from d2ue.progress import lock_within_process
 from d2ue.statistics.clusters import read_clusters
+from d2ue.store.files import write_text
+from d2ue.store.learners import Store
 from d2ue.store.results import (
     DataKey,
     Record,
@@ -60,10 +63,7 @@ from d2ue.store.results import (
     read_records,
     record_name,
     rename_data,
-    score_control,
-    score_record,
 )
-from d2ue.store.runs import Store, write_text
 from d2ue.training import LearnerTask, train_learners
 
 ClustersByName = dict[str, np.ndarray]

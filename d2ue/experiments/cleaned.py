@@ -31,11 +31,11 @@ import pandas as pd
 from d2ue import plotting
 from d2ue.errors import InputError
 from d2ue.experiments.claims import verdicts
+from d2ue.experiments.quick import save_results
 from d2ue.experiments.rows import Cell, long_table, markdown
-from d2ue.lessons.quick import save_results
 from d2ue.statistics.clusters import Clusters, strata
+from d2ue.store.files import write_text
 from d2ue.store.results import Record
-from d2ue.store.runs import write_text
 
 #: Resamples behind the interval of a change.
 RESAMPLES = 1000

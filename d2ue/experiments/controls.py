@@ -172,7 +172,7 @@ def gradient_score(ensemble: Ensemble, images: np.ndarray) -> np.ndarray:
     parts = []
     for x in single.batches(images, 64):
         gradients, _, _ = input_gradients(single.network, x, error)
-        parts.append(image_score(gradients[0].abs().double()).cpu())
+        parts.append(image_score(gradients[0].abs().cpu().double()))
     return torch.cat(parts).numpy()[: len(images)]
 
 

@@ -29,9 +29,10 @@ from d2ue.datasets import ABNORMAL, BUILT_IN, NORMAL, Dataset, ImageSet, load, p
 from d2ue.ensemble import Ensemble, train_ensembles
 from d2ue.errors import InputError
 from d2ue.evaluation import auc
+from d2ue.experiments.records import score_record
 from d2ue.learners import Learner, learner_name
 from d2ue.similarity import Similarity, debiased_cka, linear_cka
-from d2ue.store.results import RECONSTRUCTION, DataKey, Record, score_record
+from d2ue.store.results import RECONSTRUCTION, DataKey, Record
 from d2ue.training import TrainState
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from PIL import Image
 from d2ue.datasets.types import ABNORMAL, NORMAL, ImageSet
 from d2ue.errors import InputError
 from d2ue.statistics.significance import mean_auc
-from d2ue.store.runs import write_text, writing
+from d2ue.store.files import write_text, writing
 
 
 def write_folder(images: ImageSet, folder: str | Path) -> Path:

@@ -10,9 +10,9 @@ An **export** is a zip file of records, with or without the learners' weights, a
 SHA-256 sums. Records alone are 25 kB an ensemble where its weights are 50 MB, so that results can
 be kept with a paper, and tables drawn anew from them.
 
-**Controls** (`d2ue.experiments.controls`) are records too, so that they travel with the ensembles they are to
-be compared with: one of all that looks at images alone, one for each untrained ensemble, one for
-each single learner's gradient. Their names hold what acts on them, and a version of their own.
+**Controls** (`d2ue.experiments.controls`) are records too, so that they travel with the ensembles
+they are to be compared with: one of all that looks at images alone, one for each untrained
+ensemble, one for each single learner's gradient. Their names hold what acts on them, and a version of their own.
 """
 
 from __future__ import annotations
@@ -34,38 +34,21 @@ import numpy as np
 import torch
 
 from d2ue.config import TrainConfig
-from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
-from d2ue.ensemble import Ensemble
+from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset
 from d2ue.errors import DamagedError, InputError
-from d2ue.experiments.controls import (
-    IMAGE_CONTROLS,
-    gradient_score,
-    image_controls,
-    untrained_ensemble,
-)
 from d2ue.learners import Learner, learner_name, name_of
-from d2ue.similarity import debiased_cka
-from d2ue.store.runs import (
-    Store,
+from d2ue.store.files import (
     damaged,
     digest,
     dump,
     parse,
     reading,
     sweep,
-    versions,
     write_file,
     write_whole,
     writing,
 )
-from d2ue.uncertainty import (
-    dual_map,
-    ensemble_map,
-    image_score,
-    input_gradients,
-    input_map,
-    output_map,
-)
+from d2ue.store.learners import Store
 
 #: Raised whenever a change alters what a score is; part of every record's name.
 SCORING_VERSION = 1
@@ -73,6 +56,8 @@ SCORING_VERSION = 1
 CONTROLS_VERSION = 1
 #: Kinds of controls: scores of images alone, of an untrained ensemble, of one learner's gradient.
 CONTROLS = ("images", "untrained", "gradient")
+#: Scores of images alone, by name (`d2ue.experiments.controls`).
+IMAGE_SCORES = ("intensity", "sharpness", "mean-image", "neighbour", "pca")
 RECORD_FORMAT = "d2ue scores 1"
 EXPORT_FORMAT = "d2ue export 1"
 #: Per-image mean squared error of the learners' own reconstructions, averaged over learners.
@@ -179,90 +164,6 @@ def _acting(config: TrainConfig, data: DataKey, control: str) -> dict[str, objec
     memory = ("memory_slots", "shrinkage") if config.backbone == "memae" else ()
     names = ("backbone", "image_size", "seed", "n_learners", *memory)
     return {name: getattr(config, name) for name in names}
-
-
-def score_record(ensemble: Ensemble, test: ImageSet, data: DataKey) -> Record:
-    """Score test images by every method, in one forward and backward pass a batch.
-
-    Args:
-        ensemble: one or more learners; a single one has no disagreement to score by.
-        test: labelled images.
-        data: their key.
-
-    Raises:
-        InputError: if the images do not fit the ensemble.
-    """
-    assert test.labels is not None
-    parts: list[dict[str, torch.Tensor]] = []
-    error = {"aeu": "weighted-mse"}.get(ensemble.config.backbone, "l1")
-    for x in ensemble.batches(test.images, 64):
-        gradients, f, s = input_gradients(ensemble.network, x, error)
-        maps = {"ensemble": ensemble_map(x, f, s)}
-        if len(ensemble) > 1:
-            maps["output"] = output_map(f, s)
-            maps["dual"] = dual_map(x, f, gradients, s)
-            maps["input"] = input_map(gradients)
-        maps[RECONSTRUCTION] = (x - f).square().mean(0)
-        parts.append({key: image_score(value.double()).cpu() for key, value in maps.items()})
-    scores = {key: torch.cat([part[key] for part in parts]).float().numpy() for key in parts[0]}
-    made = {**versions(), "device": str(ensemble.device), "threads": str(torch.get_num_threads())}
-    config = ensemble.config
-    return Record(config, data, test.labels, scores, learner_similarity(ensemble, test), made)
-
-
-def score_control(
-    control: str,
-    config: TrainConfig,
-    dataset: Dataset,
-    data: DataKey,
-    learner: Ensemble | None = None,
-    device: str = "cpu",
-) -> Record:
-    """A control's record.
-
-    Args:
-        control: one of `CONTROLS`.
-        config: of the untrained or the single learner; not looked at for "images".
-        dataset: training and test images.
-        data: their key.
-        learner: of "gradient": an ensemble whose first learner it is.
-        device: where an untrained ensemble is scored.
-
-    Raises:
-        InputError: if the images do not fit the settings.
-    """
-    test = dataset.labelled
-    assert test.labels is not None
-    if control == "untrained":
-        made = score_record(untrained_ensemble(config).to(device), test, data)
-        return dataclasses.replace(made, control=control)
-    if control == "gradient":
-        assert learner is not None
-        scores = {"gradient": gradient_score(learner, test.images).astype(np.float32)}
-    else:
-        scores = image_controls(test, dataset.train)
-    where = "cpu" if learner is None else str(learner.device)
-    made_with = {**versions(), "device": where, "threads": str(torch.get_num_threads())}
-    return Record(config, data, test.labels, scores, {}, made_with, control)
-
-
-def learner_similarity(ensemble: Ensemble, test: ImageSet) -> dict[str, float]:
-    """Debiased CKA between learners' features, mean over pairs, by class of the images.
-
-    Returns:
-        "normal" and "abnormal", each in [-1, 1]; a class with fewer than 4 images is left out, and
-        all is for a single learner.
-    """
-    if len(ensemble) < 2 or test.labels is None:
-        return {}
-    features = ensemble.features(test.images).double()
-    i, j = np.triu_indices(len(ensemble), 1)
-    found = {}
-    for name, label in (("normal", NORMAL), ("abnormal", ABNORMAL)):
-        own = features[:, torch.from_numpy(test.labels == label)]
-        if own.shape[1] >= 4:
-            found[name] = float(debiased_cka(own[i], own[j]).mean())
-    return found
 
 
 def put_record(store: Store, record: Record) -> None:
@@ -537,7 +438,7 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
 _METHODS = {
     "": {"ensemble", RECONSTRUCTION},
     "untrained": {"ensemble", RECONSTRUCTION},
-    "images": set(IMAGE_CONTROLS),
+    "images": set(IMAGE_SCORES),
     "gradient": {"gradient"},
 }
 

@@ -489,7 +489,7 @@ def write(runs: pd.DataFrame, facts: Mapping[str, str], out: Path) -> str:
     """
     from speed_picture import speed_figure
 
-    from d2ue.store.runs import write_file, write_text, writing
+    from d2ue.store.files import write_file, write_text, writing
 
     text = as_markdown(summary(runs), facts)
     with writing(out):

@@ -14,7 +14,7 @@ from d2ue.datasets.types import ABNORMAL, NORMAL, ImageSet
 from d2ue.ensemble import Ensemble
 from d2ue.errors import InputError
 from d2ue.evaluation import auc, average_precision
-from d2ue.store.runs import versions, write_text
+from d2ue.store.files import versions, write_text
 from d2ue.uncertainty import image_scores
 
 #: Table 2's rows by score method, in the paper's words.
