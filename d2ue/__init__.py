@@ -14,13 +14,25 @@ or, with a threshold and in scikit-learn's habits:
     detector.predict("new_scans")                                 # -1 = abnormal
 """
 
+import os
+from typing import TYPE_CHECKING
+
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    # Threads that spin while they wait crawl beside any other busy process. OpenMP reads this once,
+    # when torch is loaded, so it stands before every import of it.
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+
 from d2ue.config import ScoreConfig, TrainConfig
 from d2ue.datasets import Dataset, ImageSet, ScanConfig, load, load_folder, load_images, phantom
 from d2ue.ensemble import Ensemble, train_ensemble, train_ensembles
 from d2ue.errors import D2UEError, DivergedError, InputError
 from d2ue.evaluation import auc, average_precision, bootstrap_interval
+from d2ue.similarity import SIMILARITIES, linear_cka
 from d2ue.store.runs import fit_run, load_run, save_run
-from d2ue.uncertainty import image_scores, score_maps
+from d2ue.uncertainty import dual_map, image_scores, output_map, score_maps
+
+if TYPE_CHECKING:
+    from d2ue.detector.estimator import D2UE
 
 __version__ = "0.1.0"
 
@@ -36,6 +48,7 @@ def __getattr__(name: str) -> object:
 
 __all__ = [
     "D2UE",
+    "SIMILARITIES",
     "D2UEError",
     "Dataset",
     "DivergedError",
@@ -48,12 +61,15 @@ __all__ = [
     "auc",
     "average_precision",
     "bootstrap_interval",
+    "dual_map",
     "fit_run",
     "image_scores",
+    "linear_cka",
     "load",
     "load_folder",
     "load_images",
     "load_run",
+    "output_map",
     "phantom",
     "save_run",
     "score_maps",

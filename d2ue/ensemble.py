@@ -91,9 +91,12 @@ class Ensemble:
         """The images as networks take them, in order: [n_batch, 1, H, W] in [-1, 1].
 
         Raises:
-            InputError: if they are not uint8, or not of the size the ensemble was trained on.
+            InputError: if they are not uint8, not of the size the ensemble was trained on, or
+                batch_size is below 1.
         """
         size = self.config.image_size
+        if batch_size < 1:
+            raise InputError(f"batch_size is at least 1, not {batch_size}.")
         if images.ndim != 4 or tuple(images.shape[1:]) != (1, size, size):
             raise InputError(
                 f"This ensemble was trained on images of {size} x {size}; it was given an array of "
@@ -202,6 +205,8 @@ def train_ensembles(
             trained first, and kept in the store.
         D2UEError: if not even one learner fits a GPU's memory.
     """
+    if not configs:
+        return []
     learners = Learners(configs, train, resolve_device(device), store, report)
     learners.train_all(replicas, progress)
     return [_joined(learners, config) for config in configs]
@@ -266,5 +271,4 @@ def _joined(learners: Learners, config: TrainConfig) -> Ensemble:
     chosen = [learners.learners[name] for name in learners.names(config)]
     networks, histories = [x.network for x in chosen], [x.history for x in chosen]
     # Stacking copies, so that ensembles that share a learner share no weights.
-    fingerprint = learners.train_set.fingerprint
-    return join(config, networks, fingerprint, histories).to(learners.device)
+    return join(config, networks, learners.fingerprint, histories).to(learners.device)

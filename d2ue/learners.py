@@ -128,6 +128,7 @@ class Learners:
     ) -> None:
         self.configs, self.train_set, self.device, self.store = configs, train, device, store
         self.report = report or (lambda epochs: None)
+        self.fingerprint = train.fingerprint
         self.learners: dict[str, Learner] = {}
         self.features: dict[tuple[str, str], Tensor] = {}
         self.stacked: dict[tuple[tuple[str, ...], str], Tensor] = {}
@@ -150,7 +151,7 @@ class Learners:
     def names(self, config: TrainConfig) -> list[str]:
         """The names of an ensemble's learners, in order."""
         numbers = range(1, config.n_learners + 1)
-        return [learner_name(config, k, self.train_set.fingerprint) for k in numbers]
+        return [learner_name(config, k, self.fingerprint) for k in numbers]
 
     def epochs(self) -> int:
         """Epochs of all distinct learners, finished ones included."""
@@ -290,8 +291,7 @@ class Learners:
                 continue
             self.learners[name] = learner
             if self.store:
-                fingerprint = self.train_set.fingerprint
-                settings = learner_settings(task.config, task.number, fingerprint)
+                settings = learner_settings(task.config, task.number, self.fingerprint)
                 self.store.put(name, settings, self.learners[name], device=str(self.device))
 
     def complain(self) -> None:

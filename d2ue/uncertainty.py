@@ -236,7 +236,7 @@ def image_scores(
 def _maps(ensemble, images, config, batch_size, progress):  # type: ignore[no-untyped-def]
     """Score maps batch by batch, on the CPU."""
     settings = ScoreConfig(config) if isinstance(config, str) else config
-    total = max(1, -(-len(images) // batch_size))
+    total = max(1, -(-len(images) // max(1, batch_size)))  # `batches` refuses what is below 1
     bar = progress_bar(total=total, desc=f"{settings.method} score", disable=not progress, delay=2)
     with bar:
         for x in ensemble.batches(images, batch_size):

@@ -12,11 +12,17 @@
 # ---
 
 # %% [markdown]
-# # Overview: the method as one diagram
+# # Overview: the method in one picture and in one file
 #
-# *Fig. 2 of the paper. Under 20 seconds on a laptop's CPU; nothing is downloaded.*
+# *Fig. 2 of the paper. Under half a minute on a laptop's CPU; nothing is downloaded.*
 #
-# **You will learn** which way an image goes through training and through scoring, and in which function each equation of the paper lives. First the whole method as a picture, drawn from code ([`diagram.py`](../d2ue/diagram.py)) with the names of this package; then a walk through it, one cell a station, with a handful of phantoms and learners so small and so briefly trained that only shapes and directions mean anything here. What the method achieves is for [the tables](11_table1.ipynb).
+# **You will learn** which way an image goes through training and through scoring, and in which function each equation of the paper lives. Three views of the same thing:
+#
+# - a picture, with the names of this package;
+# - the whole paper in one file of plain PyTorch, [`plain.py`](../d2ue/plain.py), and a check that the fast code computes the same;
+# - a walk through the fast code, one cell a station.
+#
+# Phantoms are few and learners are hardly trained, so only shapes and directions mean anything here. What the method achieves is for [the tables](11_table1.ipynb).
 
 # %% tags=["parameters"]
 image_size: int = 32  # pixels a side: 16, 32, 64, ...
@@ -36,12 +42,13 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from IPython.display import SVG, Markdown, display
+from IPython.display import SVG, Code, Markdown, display
 
 import d2ue
-from d2ue import diagram, plotting, similarity, training, uncertainty
+from d2ue import losses, plain, plotting, similarity, training, uncertainty
 from d2ue.backbones import features_of, forward, stack, to_unit_range
 from d2ue.experiments import save_results
+from d2ue.lessons import oracle
 
 # %% [markdown]
 # ## The diagram
@@ -49,14 +56,28 @@ from d2ue.experiments import save_results
 # **Look for** the two dashed ways. In training, the gradient reaches the learner in training only, and a finished learner is frozen and joins the seniors. In inference, a second, backward pass gives what output uncertainty does not have: the gradient with respect to the *image*.
 
 # %%
-Path(out).mkdir(parents=True, exist_ok=True)
-display(SVG(diagram.save_overview(Path(out) / "overview.svg")))
+display(SVG(pages.kept("kept", "overview.svg")))
 
 # %% [markdown]
-# The same as a list, with what the code says of each station:
+# ## The whole paper in one file
+#
+# `d2ue/plain.py`: autoencoders, losses, training, scores, each formula above the line that computes it. It imports nothing of this package, so it can be copied and changed. **Look for** Eq. 1 and Eq. 6: they are one line each.
 
 # %%
-display(Markdown(diagram.stations_markdown()))
+head, *sections = Path(plain.__file__).read_text().split("# ---------- ")
+for section in sections:
+    title, _, code = section.partition(" ----------\n")
+    display(Markdown(f"### {title[0].upper()}{title[1:]}"), Code(code.strip(), language="python"))
+
+# %% [markdown]
+# **The same in the rest of this package.** Three learners that repel each other, trained by both in float64 from the same weights and in the same order of images: weights and scores must agree to 1e-8.
+
+# %%
+phantoms = d2ue.phantom(n_train=32, n_test_normal=2, n_test_abnormal=2, progress=False)
+same = d2ue.TrainConfig(backbone="ae", epochs=2, batch_size=16)
+largest = oracle.differences(same, phantoms.train.images)
+print("largest difference:", {name: f"{value:.0e}" for name, value in largest.items()})
+assert max(largest.values()) < 1e-8
 
 # %% [markdown]
 # ## Training
@@ -94,7 +115,7 @@ print("its reconstruction f_n(X): [R, B, 1, H, W] =", tuple(output.mean.shape))
 h = torch.eye(batch_size) - 1 / batch_size
 k, l = p[0] @ p[0].T, q @ q.T  # noqa: E741 - the paper's names
 hkl, hkk, hll = ((a @ h @ b @ h).trace() for a, b in ((k, l), (k, k), (l, l)))
-cka, l_sim = similarity.linear_cka(p, q), training.repulsion_loss(p, q, similarity.linear_cka)
+cka, l_sim = similarity.linear_cka(p, q), losses.repulsion_loss(p, q, similarity.linear_cka)
 print(f"CKA(P_1, Q_n) = {cka[0]:.3f}   L_sim = {l_sim:.3f}, over {len(p)} seniors")
 torch.testing.assert_close(cka[0], hkl / (hkk * hll).sqrt(), rtol=1e-3, atol=1e-4)
 torch.testing.assert_close(l_sim, sum(cka) / len(p))
@@ -103,8 +124,8 @@ torch.testing.assert_close(l_sim, sum(cka) / len(p))
 # **Loss (Eq. 4), and whom it moves.** **Look for** zeros: no weight of a senior has a gradient.
 
 # %%
-l_orig = training.reconstruction_loss(config.backbone, output, x[None])[0]
-l_total = training.total_loss(l_orig, l_sim, config.repulsion_weight)
+l_orig = losses.reconstruction_loss(config.backbone, output, x[None])[0]
+l_total = losses.total_loss(l_orig, l_sim, config.repulsion_weight)
 l_total.backward()
 print(f"L_orig {l_orig:.3f} + {config.repulsion_weight:g} x L_sim {l_sim:.3f} = {l_total:.3f}")
 moved = [sum(w.grad is not None for w in net.parameters()) for net in (learner, seniors)]

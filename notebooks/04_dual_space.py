@@ -27,7 +27,7 @@ noise: float = 0.1  # standard deviation of normal points about the curve
 height: float = 1.0  # of the abnormal points above the curve, whose own height is 1
 n_train: int = 320  # phantoms to train on
 epochs: int = 5  # passes over the phantoms (the paper: 250)
-results: str = "kept"  # export with scores of real images; kept = the project's own
+results: str = "kept"  # export with scores of real images; kept: the project's own
 out: str = "results/dual_space"  # folder for the tables and pictures of this page
 
 # %%

@@ -25,7 +25,7 @@
 # %% tags=["parameters"]
 dataset: str = "brain-mri"  # a name, see the command d2ue datasets
 data: str = ""  # folder of its images, to train what is missing; empty to draw what is kept
-results: str = "kept"  # store to train into, or export to read; kept = the project's own scores
+results: str = "kept"  # store to train into, or export to read; kept: the project's own scores
 seeds: str = "3"  # how many, or which, separated by commas
 epochs: int = 250  # passes over the training images, of the runs that are read
 batch_size: int = 64  # images a step, likewise

@@ -23,14 +23,14 @@
 # %% tags=["parameters"]
 datasets: str = "brain-mri"  # names, separated by commas, see the command d2ue datasets
 data: str = ""  # folder of the images, to train what is missing; empty to draw the results
-results: str = "kept"  # store to train into, or export to read; kept = the project's own scores
+results: str = "kept"  # store to train into, or export to read; kept: the project's own scores
 seeds: str = "3"  # how many, or which, separated by commas
 epochs: int = 250  # passes over the training images
 batch_size: int = 64  # images a step
 precision: str = "float32"  # of products: float32, tf32 (CUDA) or bf16; results name it
 n_train: int = 0  # training images, drawn once; 0 for all
 n_test: int = 0  # test images likewise
-clusters: str = "kept"  # file of near duplicates; kept = the project's own; empty if not known
+clusters: str = "kept"  # file of near duplicates; kept: the project's own; empty if not known
 device: str = "auto"  # auto, cpu, cuda, mps
 jobs: int = 0  # processes side by side on a CPU; 0 for one a core, -1 to train nothing
 out: str = "results/table1"  # folder for the tables and pictures of this page

@@ -26,7 +26,7 @@ n: int = 200  # phantoms to draw
 each: int = 20  # planted copies of each kind
 seed: int = 0  # of phantoms and copies
 id_pattern: str = ""  # regular expression with one group: the patient's part of a file name
-figures: str = "kept"  # where findings and scores lie; kept = the project's own folder figures
+figures: str = "kept"  # where findings and scores lie; kept: the project's own folder figures
 out: str = "results/audit"  # folder for the report of this page
 progress: bool = False  # progress bars; they clutter a page that is kept
 

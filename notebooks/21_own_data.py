@@ -45,7 +45,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from d2ue import D2UE, load_folder, load_images, phantom, plotting, report
+from d2ue import D2UE, load_folder, load_images, phantom, plotting
+from d2ue.detector import report
 from d2ue.lessons.own_data import compare, write_folder
 
 if not normal_scans or not new_scans:

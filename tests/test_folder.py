@@ -904,7 +904,7 @@ def test_progress_and_ctrl_c(tmp_path):
             time.sleep(0.1)
             return original(path, size)
         decode.decode_image, decode._CHUNK = slow, 1
-        decode._thread_count = lambda: 2
+        decode.thread_count = lambda: 2
         try:
             load_folder(sys.argv[1])
         except KeyboardInterrupt:

@@ -10,61 +10,26 @@ import torch
 
 from d2ue import plain
 from d2ue.backbones import to_unit_range
-from d2ue.config import ScoreConfig, TrainConfig
-from d2ue.ensemble import join
-from d2ue.training import LearnerTask, initial_network, shuffle, train_learners
-from d2ue.uncertainty import image_score, score_batch
+from d2ue.config import TrainConfig
+from d2ue.lessons import oracle
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 import bench
 
 
-def copied(model: plain.Autoencoder, network) -> plain.Autoencoder:
-    """Put a fast learner's weights and statistics into a plain model."""
-    source = network.state_dict()
-    memory = source.pop("memory.items", None)  # the fast code registers it elsewhere
-    target = {k: v for k, v in model.state_dict().items() if "num_batches" not in k}
-    if memory is not None:
-        target.pop("memory.items").copy_(memory[0])
-    # The rest is in both by layer, and in each layer weight, bias, mean, variance.
-    assert [tuple(v.shape[1:]) for v in source.values()] == [
-        tuple(v.shape) for v in target.values()
-    ]
-    for value, place in zip(source.values(), target.values(), strict=True):
-        place.copy_(value[0])
-    return model
-
-
 @pytest.mark.parametrize("backbone", ["ae", "memae", "aeu"])
 def test_plain_and_fast_are_one_method(backbone, draw_images):
-    """Weights after two epochs of three repelled learners, and every score, to 1e-8 in float64."""
-    pixels = draw_images(32, 64)
-    images = to_unit_range(torch.from_numpy(pixels), torch.float64)
+    """Weights after two epochs of three repelled learners, and every score, in float64."""
     config = TrainConfig(backbone=backbone, n_learners=3, epochs=2, batch_size=16, seed=5)
-    fast, seniors = [], None
-    learners: list[plain.Autoencoder] = []
-    for number in (1, 2, 3):
-        task = LearnerTask(config, number, seniors)
-        network, _ = train_learners([task], pixels, dtype=torch.float64)
-        with torch.no_grad():
-            feature = network(images[None], "z").feature
-        seniors = feature if seniors is None else torch.cat([seniors, feature])
-        fast.append(network)
+    largest = oracle.differences(config, draw_images(32, 64))
+    assert set(largest) == {"weights", "ensemble", "output", "dual"}
+    assert max(largest.values()) <= 1e-8
 
-        learner = copied(plain.Autoencoder(backbone).double(), initial_network(task))
-        orders = [shuffle(len(images), task.stream, epoch) for epoch in range(2)]
-        learners.append(plain.train_learner(learner, learners, images, orders, batch_size=16))
 
-        wanted = copied(plain.Autoencoder(backbone).double(), network).state_dict()
-        for name, value in learner.state_dict().items():
-            if "num_batches" not in name:
-                torch.testing.assert_close(value, wanted[name], rtol=1e-8, atol=1e-8)
-
-    ensemble = join(config, fast, "", [[], [], []])
-    for method in plain.MAPS:
-        ours = torch.cat([image_score(score_batch(ensemble, images, ScoreConfig(method)))])
-        theirs = plain.anomaly_scores(learners, images, method)
-        torch.testing.assert_close(theirs, ours, rtol=1e-8, atol=1e-8)
+def test_the_comparison_sees_a_difference(draw_images, monkeypatch):
+    monkeypatch.setattr(plain, "REPULSION_WEIGHT", 1.001)
+    config = TrainConfig(backbone="ae", n_learners=2, epochs=1, batch_size=16)
+    assert oracle.differences(config, draw_images(16, 64))["weights"] > 1e-6
 
 
 def test_plain_trains_an_ensemble(draw_images):

@@ -143,13 +143,13 @@ def test_our_own_sentences_come_out_of_a_notebook_as_they_are(tmp_path):
     assert "InputError" not in str(refused.value)
 
 
-def test_types_and_defaults_are_read_from_the_parameters_cell(tmp_path):
+def test_types_are_read_from_the_parameters_cell(tmp_path):
     assert notebook_parameters(make_notebook(tmp_path)) == {
-        "data": ("str", "phantom"),
-        "epochs": ("int", 2),
-        "weight": ("float", 1.0),
-        "quick": ("bool", True),
-        "out": ("str", "."),
+        "data": "str",
+        "epochs": "int",
+        "weight": "float",
+        "quick": "bool",
+        "out": "str",
     }
 
 
@@ -161,7 +161,7 @@ def test_types_and_defaults_are_read_from_the_parameters_cell(tmp_path):
         ("epochs", True, "epochs is of type int"),
         ("weight", "heavy", "weight is of type float"),
         ("quick", "perhaps", "quick is of type bool"),
-        ("data", 3, "data is of type str"),
+        ("data", None, "data is of type str"),
     ],
 )
 def test_unknown_parameters_and_wrong_types_are_refused(tmp_path, name, value, about):
@@ -186,7 +186,7 @@ def test_every_notebook_has_a_name_and_every_name_a_notebook():
     assert set(NOTEBOOKS.values()) == there
     for name in NOTEBOOKS:
         known = notebook_parameters(find_notebook(name))
-        assert all(known[key][0] == "str" for key in ("data", "out") if key in known)
+        assert all(known[key] == "str" for key in ("data", "out") if key in known)
 
 
 def test_a_notebook_that_writes_nothing_runs_too(tmp_path):

@@ -134,6 +134,20 @@ def test_import_works_without_notebook_packages():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active"), ({"GOMP_SPINCOUNT": "7"}, "None")],
+)
+def test_waiting_threads_do_not_spin_where_the_user_has_said_nothing(given, wanted):
+    kept = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    code = "import sys, os\nassert 'torch' not in sys.modules\nimport d2ue\n"
+    code += "print(os.environ.get('OMP_WAIT_POLICY'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**kept, **given}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == wanted, done.stderr
+
+
 # --- make and the shell, of Linux and of macOS ---
 
 # What GNU make 3.81 does not know, with what each was written for.

@@ -923,3 +923,68 @@ def test_clusters_that_do_not_fit_are_refused(clusters, words, refused):
         mean_auc(LABELS, SCORES[None], clusters=clusters)
     with refused(*words):
         auc_difference(LABELS, SCORES[None], -SCORES[None], clusters=clusters)
+
+
+def test_twins_that_cancel_out_tell_nothing():
+    """Pairs of a normal and an abnormal image with one score each: what they add is exactly 0."""
+    rng = np.random.default_rng(0)
+    for pairs in (4, 100):
+        labels, clusters = np.tile([0, 1], pairs), np.arange(pairs).repeat(2)
+        level = rng.permutation(pairs).astype(float)
+        scores = np.stack([level, level + 0.5], 1).reshape(1, -1)  # each twin just above its own
+        one = mean_auc(labels, scores, clusters=clusters)
+        assert 0.5 < one.value < 1
+        assert (one.low, one.high, one.p) == (0, 1, 1)
+        assert verdict(one, one.p) == "cannot tell"
+        assert equivalence(one, 0.5).verdict == "cannot tell"
+        difference = auc_difference(labels, scores, -scores, clusters=clusters)
+        assert (difference.p, difference.low, difference.high) == (1, -1, 1)
+        assert judge([Claim("above", difference)]).verdict.tolist() == ["cannot tell"]
+
+
+def test_perfect_separation_stays_a_point_with_clusters():
+    labels, clusters = np.tile([0, 1], 10), np.arange(10).repeat(2)
+    one = mean_auc(labels, labels[None].astype(float), clusters=clusters)
+    assert (one.value, one.low, one.high, one.se) == (1, 1, 1, 0)
+
+
+def test_degrees_of_freedom_of_mixed_clusters_are_near_their_number():
+    """100 twin pairs with noise: df 0.19 when a covariance counted as a variance of its own."""
+    rng = np.random.default_rng(1)
+    labels, clusters = np.tile([0, 1], 100), np.arange(100).repeat(2)
+    scores = (rng.normal(size=100)[clusters] + 0.5 * rng.normal(size=200) + labels)[None]
+    one = mean_auc(labels, scores, clusters=clusters)
+    assert one.df == pytest.approx(99) and one.high - one.low < 0.2
+
+
+#: Clusters of both classes, of abnormal images alone, of normal images alone.
+KINDS = {"mixed": (1, 0, 0), "of one class": (0, 1, 1), "all kinds": (1, 1, 1)}
+
+
+def covered(kind: str, k: int, draws: int = 2000) -> float:
+    """How often a 95 % interval holds the true AUC; k clusters of 1 to 4 images of each kind.
+
+    A score is its cluster's level, noise of its own and 1 for an abnormal image; the truth is what
+    the AUC is on average, pairs within a cluster included.
+    """
+    rng, inside = np.random.default_rng(k), 0
+    of_kind = np.repeat((0, 1, 2), np.multiply(KINDS[kind], k))
+    far, near = stats.norm.cdf(1 / 2**0.5), stats.norm.cdf(1 / 0.6**0.5)
+    for _ in range(draws):
+        clusters = np.arange(len(of_kind)).repeat(rng.integers(1, 5, len(of_kind)))
+        coin = rng.random(len(clusters)) < 0.5
+        labels = np.select([of_kind[clusters] == 0, of_kind[clusters] == 1], [coin, 1], 0)
+        scores = rng.normal(size=len(of_kind))[clusters] * 0.7**0.5
+        scores += rng.normal(size=len(labels)) * 0.3**0.5 + labels
+        n1, n0 = np.bincount(clusters, labels), np.bincount(clusters, 1 - labels)
+        within, pairs = (n1 * n0).sum(), n1.sum() * n0.sum()
+        truth = (within * near + (pairs - within) * far) / pairs
+        one = mean_auc(labels, scores[None], clusters=clusters)
+        inside += one.low <= truth <= one.high
+    return inside / draws
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("k", [30, 60])
+def test_intervals_cover_with_clusters_of_every_kind(kind, k):
+    assert 0.93 <= covered(kind, k) <= 0.97

@@ -30,13 +30,14 @@ from d2ue.audit.files import NUMBERS, WORDS, read_files
 from d2ue.datasets.decode import show
 from d2ue.datasets.folder import (
     DATA_JSON,
-    _find_images,
-    _has_data_json,
-    _names,
-    _parse,
+    find_images,
     find_listing,
+    has_data_json,
+    listed_names,
     listing_name,
+    parse_listing,
 )
+from d2ue.datasets.medical import scan_kind
 from d2ue.errors import InputError
 from d2ue.statistics.significance import mean_auc
 
@@ -107,26 +108,38 @@ def audit(
         What was found. Files that cannot be read are listed, and left out of all comparisons.
 
     Raises:
-        InputError: if the folder or its list of names cannot be used, or the pattern is none.
+        InputError: if the folder or its list of names cannot be used, none of its files can be
+            read, there are scans among them, or the pattern is none.
     """
     pattern = _pattern(id_pattern)
     folder, listing = find_listing(folder)
     name = listing_name(folder, listing)
     rows: list[tuple[str, str, int]]
-    if listing is None and not _has_data_json(folder):
-        root, rows = folder, [(file, "all", -1) for file in _find_images(folder)]
+    if listing is None and not has_data_json(folder):
+        root, rows = folder, [(file, "all", -1) for file in find_images(folder)]
     else:
         listing = listing or folder / DATA_JSON
-        root, data = folder / "images", _parse(listing)
+        root, data = folder / "images", parse_listing(listing)
         # Not checked for names in two lists: that is a finding here, not an error.
         rows = [
             (file, part, int(label))
             for part, label in (("train", "0"), ("test", "0"), ("test", "1"))
-            for file in _names(listing, data, part, label)
+            for file in listed_names(listing, data, part, label)
         ]
         if not rows:
             raise InputError(f"{show(listing)} lists no images under train/0, test/0 or test/1.")
+    scans = [row[0] for row in rows if scan_kind(root / row[0])]
+    if scans:
+        raise InputError(
+            f"audit reads pictures, and {len(scans)} of {len(rows)} files of {show(folder)} are "
+            f"scans, such as {show(scans[0])}: export their slices as pictures first."
+        )
     found, images = read_files(root, [row[0] for row in rows], progress=progress)
+    if rows and (found["problem"] != "").all():
+        raise InputError(
+            f"None of the {len(rows)} files of {show(folder)} could be read; the first: "
+            f"{found['problem'][0]}"
+        )
     files = pd.concat([pd.DataFrame(rows, columns=["name", "split", "label"]), found], axis=1)
     readable = np.flatnonzero(files["problem"] == "")
     candidates, nearest, neighbour = find_pairs(images[readable])

@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from d2ue.audit.duplicates import RESOLUTION
-from d2ue.datasets.decode import _readers, _thread_count, opened_image, quiet_readers, to_grey
+from d2ue.datasets.decode import make_readers, opened_image, quiet_readers, thread_count, to_grey
 from d2ue.errors import InputError
 from d2ue.progress import bar as progress_bar
 
@@ -47,8 +47,8 @@ def read_files(
             return {"problem": text}
         return found
 
-    _readers()  # not made for two threads at once
-    with quiet_readers(), ThreadPoolExecutor(_thread_count()) as pool:
+    make_readers()  # not made for two threads at once
+    with quiet_readers(), ThreadPoolExecutor(thread_count()) as pool:
         rows = progress_bar(
             pool.map(work, range(len(names))),
             total=len(names),

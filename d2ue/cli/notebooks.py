@@ -6,7 +6,6 @@ Here unknown names and wrong types are refused, and the output notebook appears 
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import importlib.util
 import logging
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from d2ue.errors import D2UEError, InputError
+from d2ue.lessons.pages import checked, declared
 from d2ue.progress import PLAIN_BARS
 from d2ue.store.files import making, write_file, writing
 
@@ -42,8 +42,6 @@ NOTEBOOKS = {
 }
 #: Those that draw tables, all that `d2ue reproduce all` runs.
 TABLE_NOTEBOOKS = ("table1", "table2", "table3", "ablations")
-
-_TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 
 
 def find_notebook(name: str) -> Path:
@@ -120,7 +118,7 @@ def run_notebook(
                 str(unfinished),
                 values,
                 progress_bar=False,
-                cwd=str(source.parent),
+                cwd=os.getcwd(),  # relative paths are the caller's
                 stderr_file=sys.stderr if progress else None,
                 # What it logs of itself is not the reader's: that it is reached over TCP, or that
                 # the interrupt before its end found it idle. What fails in a cell comes otherwise.
@@ -154,23 +152,13 @@ def _unlogged() -> Iterator[None]:
         log.setLevel(before)
 
 
-def notebook_parameters(source: Path) -> dict[str, tuple[str, Any]]:
-    """The type and default of every parameter of a notebook, from its cell tagged `parameters`."""
+def notebook_parameters(source: Path) -> dict[str, str]:
+    """The type of every parameter of a notebook by name, from its cell tagged `parameters`."""
     import nbformat
 
-    notebook = nbformat.read(source, as_version=4)
-    for cell in notebook.cells:
+    for cell in nbformat.read(source, as_version=4).cells:
         if "parameters" in cell.metadata.get("tags", []):
-            return {
-                statement.target.id: (
-                    ast.unparse(statement.annotation),
-                    ast.literal_eval(statement.value),
-                )
-                for statement in ast.parse(cell.source).body
-                if isinstance(statement, ast.AnnAssign)
-                and isinstance(statement.target, ast.Name)
-                and statement.value is not None
-            }
+            return declared(cell.source)
     return {}
 
 
@@ -181,14 +169,7 @@ def check_parameters(source: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         InputError: on an unknown name or a value that is not of its type.
     """
     known = notebook_parameters(source)
-    values: dict[str, Any] = {}
-    for name, value in given.items():
-        if name not in known:
-            raise InputError(
-                f"The notebook has no parameter {name!r}: its parameters are {', '.join(known)}."
-            )
-        values[name] = _convert(name, value, known[name][0])
-    return values
+    return {name: checked(name, value, known) for name, value in given.items()}
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
@@ -222,23 +203,6 @@ def _drop_bars(path: Path) -> None:
 def _is_bar(output: Mapping[str, Any]) -> bool:
     text = output.get("text", "")
     return output.get("name") == "stderr" and ("%|" in text or not text.strip())
-
-
-def _convert(name: str, value: Any, annotation: str) -> Any:
-    wanted = _TYPES.get(annotation)
-    if wanted is None or (type(value) is wanted):
-        return value
-    if isinstance(value, str):
-        if wanted is bool and value.lower() in ("true", "false"):
-            return value.lower() == "true"
-        if wanted in (int, float):
-            try:
-                return wanted(value)
-            except ValueError:
-                pass
-    elif wanted is float and type(value) is int:
-        return float(value)
-    raise InputError(f"The parameter {name} is of type {annotation}; {value!r} is not.")
 
 
 def _last_line(error: Any) -> str:

@@ -68,7 +68,7 @@ def check_image_size(image_size: int) -> int:
 
 
 @functools.cache
-def _readers() -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+def make_readers() -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
     """Formats that are known by their content, and for each extension those to try for it."""
     Image.init()
     pictures = [name for name in Image.ID if name not in _NOT_PICTURES]
@@ -85,7 +85,7 @@ def _readers() -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
 
 def image_extensions() -> frozenset[str]:
     """Extensions (lower case, with the dot) of the picture formats this Pillow reads."""
-    return frozenset(_readers()[1])
+    return frozenset(make_readers()[1])
 
 
 # --------------------------------------------------------------------------- one image
@@ -161,7 +161,7 @@ def not_a_file(status: os.stat_result) -> str | None:
 
 @contextlib.contextmanager
 def _checked_image(file: BinaryIO, path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    signed, by_extension = _readers()
+    signed, by_extension = make_readers()
     formats = by_extension.get(os.path.splitext(os.fspath(path))[1].lower(), signed)
     with Image.open(file, formats=formats) as image:
         if _is_deep(image, file):
@@ -311,7 +311,7 @@ def _decode_in_threads(
 ) -> None:
     """Fills `images`; Pillow lets go of the interpreter while it decodes, so threads pay."""
     stop = threading.Event()
-    _readers()  # Pillow's registration of formats is not made for two threads at once
+    make_readers()  # Pillow's registration of formats is not made for two threads at once
 
     if scans is None:
         starts = range(0, len(paths), _CHUNK)
@@ -332,7 +332,7 @@ def _decode_in_threads(
     bar = progress_bar(
         total=len(paths), desc="decoding", unit="image", delay=2, leave=False, disable=not progress
     )
-    pool = ThreadPoolExecutor(_thread_count(), thread_name_prefix="decode")
+    pool = ThreadPoolExecutor(thread_count(), thread_name_prefix="decode")
     with bar, quiet_readers():
         try:
             jobs: list[Future[int]] = [pool.submit(work, *chunk) for chunk in chunks]
@@ -343,7 +343,8 @@ def _decode_in_threads(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _thread_count() -> int:
+def thread_count() -> int:
+    """Threads to decode with: one a core, eight at most."""
     if hasattr(os, "sched_getaffinity"):  # honours the share of a container; not on macOS
         return min(8, len(os.sched_getaffinity(0)))
     return min(8, os.cpu_count() or 1)

@@ -29,7 +29,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock
 
 from d2ue.datasets.decode import show
-from d2ue.datasets.folder import _existing_folder, _names, _parse, _read_split
+from d2ue.datasets.folder import existing_folder, listed_names, parse_listing, read_split
 from d2ue.datasets.registry import RECORD, ZENODO, Source, check_registered, find_below
 from d2ue.errors import D2UEError, InputError
 from d2ue.progress import bar as progress_bar
@@ -110,7 +110,7 @@ def _there_already(source: Source, folder: Path) -> Path | None:
     """
     if not os.path.lexists(folder):
         return None
-    _existing_folder(folder)
+    existing_folder(folder)
     # The name is looked at before the set: one that another process puts there in between is found.
     target = folder / source.name
     with _writing(folder):
@@ -337,13 +337,13 @@ def _check_set(folder: Path, archive: str) -> None:
     """Whether data.json can be read and every file is there that it names, unlabelled ones too."""
     path = folder / "data.json"
     try:
-        split = _read_split(folder / "data.json")
+        split = read_split(folder / "data.json")
         if not split.train:
             raise _unusable(archive, "lists no training images in its data.json")
         names = split.train + split.normal + split.abnormal
-        train = _parse(path)["train"]
+        train = parse_listing(path)["train"]
         for key in ("0", "1"):  # not used here, but part of the published set
-            names += _names(path, train, "unlabeled", key)
+            names += listed_names(path, train, "unlabeled", key)
     except InputError as error:
         said = str(error).replace(str(path), "data.json").rstrip(".")
         raise _unusable(archive, f"is not as expected ({said})") from error

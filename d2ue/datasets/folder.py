@@ -98,13 +98,13 @@ def load_folder(
     image_size = check_image_size(image_size)
     folder, listing = find_listing(folder)
     name = listing_name(folder, listing)
-    if listing is None and not _has_data_json(folder):
+    if listing is None and not has_data_json(folder):
         _refuse_mixed(folder)
-        names = _find_images(folder, refuse_splits=True)
+        names = find_images(folder, refuse_splits=True)
         reader, (names,) = _slices(folder, scan, names)
         return Dataset(name, _read(folder, names, image_size, reader, NORMAL, progress=progress))
     listing = listing or folder / DATA_JSON
-    split, reader = _choose_slices(listing, _read_split(listing), scan)
+    split, reader = _choose_slices(listing, read_split(listing), scan)
     if not split.train:
         raise InputError(
             f"{show(listing)} lists no normal training image under train/0: "
@@ -161,11 +161,11 @@ def load_images(
     if os.path.isfile(file_of(path)) and not _is_listing(folder_or_paths):
         return _read_paths([folder_or_paths], image_size, progress, scan)
     folder, listing = find_listing(folder_or_paths)
-    if listing is None and not _has_data_json(folder):
-        reader, (names,) = _slices(folder, scan, _find_images(folder))
+    if listing is None and not has_data_json(folder):
+        reader, (names,) = _slices(folder, scan, find_images(folder))
         return _read(folder, names, image_size, reader, progress=progress)
     listing = listing or folder / DATA_JSON
-    split, reader = _choose_slices(listing, _read_split(listing), scan)
+    split, reader = _choose_slices(listing, read_split(listing), scan)
     names = split.normal + split.abnormal
     if not names:
         raise InputError(
@@ -218,7 +218,7 @@ def find_listing(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
         InputError: if it is neither a folder nor such a file.
     """
     if not _is_listing(path) or os.path.isdir(path):
-        return _existing_folder(path), None
+        return existing_folder(path), None
     listing = Path(_as_path(path))
     if not os.path.lexists(listing):
         raise InputError(f"{show(listing)} does not exist: give the path of one that does.")
@@ -243,7 +243,8 @@ def listing_name(folder: Path, listing: Path | None = None) -> str:
     return f"{name}-{label or 'other'}"
 
 
-def _existing_folder(folder: str | os.PathLike[str]) -> Path:
+def existing_folder(folder: str | os.PathLike[str]) -> Path:
+    """A folder as a path, refused where there is none."""
     path = Path(_as_path(folder))
     try:
         with os.scandir(path):
@@ -263,7 +264,8 @@ def _unreadable(path: str | os.PathLike[str], error: Exception) -> InputError:
     )
 
 
-def _has_data_json(folder: Path) -> bool:
+def has_data_json(folder: Path) -> bool:
+    """Whether a folder is of the published layout."""
     if os.path.lexists(folder / "data.json"):
         return True
     if os.path.isdir(folder / "images"):
@@ -287,7 +289,7 @@ def _refuse_mixed(folder: Path) -> None:
 # --------------------------------------------------------------------------- a plain folder
 
 
-def _find_images(folder: Path, *, refuse_splits: bool = False) -> list[str]:
+def find_images(folder: Path, *, refuse_splits: bool = False) -> list[str]:
     """Names of all images below a folder, relative to it, in natural order."""
     names = []
     for below, entry in _walk(folder):
@@ -379,17 +381,18 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
     return found
 
 
-def _read_split(path: Path) -> _Split:
-    data = _parse(path)
+def read_split(path: Path) -> _Split:
+    """The lists of names of a data.json, checked."""
+    data = parse_listing(path)
     if isinstance(test := data.get("test"), dict) and (extra := sorted(set(test) - {"0", "1"})):
         raise InputError(  # passing over them would make the scores those of another test set
             f"{show(path)} has {show(extra[0])} under test, where only 0 (normal) and 1 (abnormal) "
             "may stand: move its names there or remove it."
         )
     split = _Split(
-        train=_names(path, data, "train", "0"),
-        normal=_names(path, data, "test", "0"),
-        abnormal=_names(path, data, "test", "1"),
+        train=listed_names(path, data, "train", "0"),
+        normal=listed_names(path, data, "test", "0"),
+        abnormal=listed_names(path, data, "test", "1"),
     )
     _check_split(path, split)
     return split
@@ -438,7 +441,8 @@ def _content(path: Path) -> bytes:
         raise _unreadable(path, error) from error
 
 
-def _parse(path: Path) -> dict:
+def parse_listing(path: Path) -> dict:
+    """A data.json as a dictionary."""
     data = _json(path)
     if not isinstance(data, dict):
         raise _wrong_structure(path, "the top", data)
@@ -476,7 +480,7 @@ def _kind(found: object) -> str:
     return kinds.get(type(found), "null" if found is None else "a number")
 
 
-def _names(path: Path, data: dict, part: str, key: str) -> list[str]:
+def listed_names(path: Path, data: dict, part: str, key: str) -> list[str]:
     """The names under part/key, each checked, in one spelling ("./a.png" is "a.png")."""
     section = data.get(part, {})
     if not isinstance(section, dict):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from d2ue.datasets.decode import show
-from d2ue.datasets.folder import DATA_JSON, _existing_folder, find_listing, load_folder
+from d2ue.datasets.folder import DATA_JSON, existing_folder, find_listing, load_folder
 from d2ue.datasets.phantom import phantom
 from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset
 from d2ue.errors import InputError
@@ -200,7 +200,7 @@ def find_folder(name: str, data: str | os.PathLike[str]) -> Path:
         InputError: on another name, or if no such folder with a data.json is there.
     """
     source = check_registered(name)
-    folder = _existing_folder(data)
+    folder = existing_folder(data)
     if os.path.lexists(folder / "data.json"):
         return folder
     if found := find_below(source.folders, folder):

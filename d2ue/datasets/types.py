@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -45,6 +45,12 @@ class ImageSet:
         n = len(self.images)
         if len(self.names) != n:
             raise InputError(f"{n} images came with {len(self.names)} names.")
+        if len(set(self.names)) < n:
+            twice = next(name for name, times in Counter(self.names).items() if times > 1)
+            raise InputError(
+                f"Two images have the name {twice!r}: give each its own, since results are told "
+                "apart by names."
+            )
         if self.labels is not None:
             if self.labels.shape != (n,):
                 raise InputError(f"{n} images came with labels of shape {self.labels.shape}.")
@@ -98,11 +104,12 @@ class ImageSet:
         ]
         return self.select(np.sort(np.concatenate(parts)))
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the pixels in their order: all that a trained network depends on.
 
-        Names, labels, masks and boxes do not enter: training never sees them.
+        Names, labels, masks and boxes do not enter: training never sees them. Computed anew each
+        time, because pixels may have been changed in place: hold it where it is asked for often.
         """
         digest = hashlib.sha256(repr(self.images.shape).encode())
         digest.update(np.ascontiguousarray(self.images).data)

@@ -489,9 +489,10 @@ class _Processes:
         self.lost: dict[str, int] = {}
         self.running: dict[Connection, tuple[Any, Task, int]] = {}
         # A server that has torch loaded starts a process in a moment, and with none of the threads
-        # and locks of this one.
+        # and locks of this one; torch._dynamo, which the first optimiser of a process imports,
+        # takes longer than a small learner.
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([__name__])
+        self.context.set_forkserver_preload([__name__, "torch._dynamo"])
 
     def run(self) -> None:
         """Until nothing is left to do."""

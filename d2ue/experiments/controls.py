@@ -144,6 +144,8 @@ def pca_error(
 
     x, normal = _pair(images, train)
     flat, known = x.reshape(len(x), -1), normal.reshape(len(normal), -1)
+    if (known == known[0]).all():  # no component: the reconstruction is the one image itself
+        return np.sqrt(np.square(flat - known[0]).mean(1))
     kept = min(components, *known.shape)
     # Both are exact; the first finds no more than it is asked for. Its random start is fixed.
     solver = "arpack" if kept < min(known.shape) else "full"

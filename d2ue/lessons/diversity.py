@@ -284,7 +284,7 @@ class _Recorder:
     def get(self, name: str) -> Learner | None:
         """Nothing is kept from another time."""
 
-    def put(self, name: str, settings: dict[str, object], learner: Learner) -> None:
+    def put(self, name: str, settings: dict[str, object], learner: Learner, **where: str) -> None:
         self._keep([name], len(learner.history), learner.network)
 
     def claim(self, names: Sequence[str]) -> contextlib.AbstractContextManager[None]:
@@ -347,9 +347,9 @@ def watch_training(
     """
     recorder = _Recorder(configs[0], images, layer)
     ensembles = train_ensembles(configs, train, device=device, progress=progress, store=recorder)
-    rows = []
+    rows, fingerprint = [], train.fingerprint
     for position, c in enumerate(configs):
-        names = [learner_name(c, k, train.fingerprint) for k in range(1, c.n_learners + 1)]
+        names = [learner_name(c, k, fingerprint) for k in range(1, c.n_learners + 1)]
         for n, name in enumerate(names[1:], 2):
             for epoch, by_images in sorted(recorder.features[name].items()):
                 for m, senior in enumerate(names[: n - 1], 1):

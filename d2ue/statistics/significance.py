@@ -63,7 +63,8 @@ class Estimate:
         value: the mean of `per_seed`.
         low: lower end of the interval.
         high: upper end.
-        se: standard error; 0 where nothing varies, and then the interval is a point.
+        se: standard error; 0 where nothing varies, and then the interval is a point; infinite where
+            images vary and their clusters do not, which tells nothing.
         p: two-sided p-value of `value` against `null`.
         n_seeds: seeds it comes from.
         n_images: test images it comes from.
@@ -193,7 +194,9 @@ def mean_auc(
 
     Returns:
         The mean AUC, a fraction, against chance (0.5). The interval is clipped to [0, 1]; with an
-        AUC near 1 and few images it holds the true one less often than `level` says. Where every
+        AUC near 1 and few images it holds the true one less often than `level` says, and so it does
+        with few clusters: of 2000 simulated ones at 95 % with 10 clusters of a kind 91 to 93 % did,
+        with 30 or 60 of a kind 94 to 95 %. Where every
         seed separates the classes perfectly nothing varies, and the interval is the point 1:
         DeLong's variance says nothing there.
 
@@ -479,11 +482,17 @@ def _estimate(
         parts = [(x.mean(0).var(ddof=1) / x.shape[1], x.shape[1] - 1) for x in influences]
     else:
         parts = [_clustered_variance(influences, clusters)]
+    # Where images vary and what they add cancels out within the clusters, that tells nothing.
+    unknown = sum(variance for variance, _ in parts) <= ROUNDING**2 and any(
+        np.ptp(x.mean(0)) > ROUNDING for x in influences
+    )
     seeds_vary = n_seeds >= SEEDS_FOR_VARIANCE
     if seeds_vary:
         parts.append((per_seed.var(ddof=1) / n_seeds, n_seeds - 1))
     se = math.sqrt(sum(variance for variance, _ in parts))
-    if se > ROUNDING:
+    if unknown:
+        se, df, half, p = math.inf, float(parts[0][1]), math.inf, 1.0
+    elif se > ROUNDING:
         df = _welch_satterthwaite(parts)
         half = se * _quantile((1 + level) / 2, df)
         p = 2 * _upper_tail(abs(value - null) / se, df)
@@ -512,25 +521,33 @@ def _clustered_variance(
 ) -> tuple[float, float]:
     """Variance of the sum of the samples' means, and its degrees of freedom.
 
-    Each sample has its own part, as DeLong's has one a class; clusters that reach over samples add
+    Each sample has its own share, as DeLong's has one a class; clusters that reach over samples add
     the covariance of their shares, each with the small-sample factor K / (K - 1) of the clusters it
-    is estimated from. The degrees of freedom are Welch-Satterthwaite's over these parts, and at
-    most the number of clusters less one.
+    is estimated from. The degrees of freedom are Welch-Satterthwaite's over clusters of the one
+    sample, of the other and of both: what the images of a cluster add belongs together, and only
+    so is no part of the variance negative.
     """
     names, which = np.unique(np.concatenate(clusters), return_inverse=True)
-    sizes = np.cumsum([len(own) for own in clusters])[:-1]
-    sums, counts = [], []
-    for x, own in zip(influences, np.split(which, sizes), strict=True):
+    sizes = np.cumsum([len(of_sample) for of_sample in clusters])[:-1]
+    sums, present = [], []
+    for x, of_sample in zip(influences, np.split(which, sizes), strict=True):
         share = x.mean(0)
-        sums.append(np.bincount(own, (share - share.mean()) / len(share), len(names)))
-        counts.append(int((np.bincount(own, minlength=len(names)) > 0).sum()))
-    parts = [(k / (k - 1) * float(s @ s), k - 1) for s, k in zip(sums, counts, strict=True)]
-    if len(sums) == 2:
+        sums.append(np.bincount(of_sample, (share - share.mean()) / len(share), len(names)))
+        present.append(np.bincount(of_sample, minlength=len(names)) > 0)
+    counts = [int(there.sum()) for there in present]
+    both = np.all(present, 0) if len(present) > 1 else np.zeros(len(names), bool)
+    parts, over_both = [], 0.0
+    for s, there, k in zip(sums, present, counts, strict=True):
+        alone = s[there & ~both]
+        parts.append((k / (k - 1) * float(alone @ alone), k - 1))
+        over_both += k / (k - 1) * float(s[both] @ s[both])
+    if both.any():
         k = len(names)
-        parts.append((k / (k - 1) * 2 * float(sums[0] @ sums[1]), k - 1))
+        over_both += k / (k - 1) * 2 * float(sums[0][both] @ sums[1][both])
+        parts.append((max(0.0, over_both), max(1, int(both.sum()) - 1)))
     variance = sum(v for v, _ in parts)
-    squares = sum(v**2 / d for v, d in parts)
-    return variance, min(variance**2 / squares, len(names) - 1) if squares > 0 else len(names) - 1
+    most = len(names) - 1
+    return variance, min(_welch_satterthwaite(parts), most) if variance > 0 else most
 
 
 def _by_class(
