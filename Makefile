@@ -13,11 +13,12 @@ export MPLCONFIGDIR := $(CURDIR)/.venv/var/matplotlib
 unexport PYTHONHOME PYTHONPATH
 
 # The folder figures/ must not stand for the target of that name.
-.PHONY: help reproduce figures fuzz bench test lint clean setup
+.PHONY: help reproduce figures book fuzz bench test lint clean setup
 
 help:
 	@echo "make reproduce   the quickstart and all tables, on phantoms and small: results/ (minutes)"
 	@echo "make test        check everything: style, unit tests, notebooks"
+	@echo "make book        notebooks and docstrings as a website: results/book/html/index.html"
 	@echo "make lint        the style only"
 	@echo "make fuzz        2000 hostile inputs of each kind (half an hour)"
 	@echo "make clean       remove what these made"
@@ -42,6 +43,10 @@ figures: setup
 # Hostile files, settings and archives: 2000 cases of each kind (half an hour); make test tries 60.
 fuzz: setup
 	OMP_NUM_THREADS=1 D2UE_FUZZ=2000 $(python) -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py tests/test_folder.py tests/test_reliability.py -k "fuzz or bombs or memory"
+
+# The pages and the docstrings as a website to read: results/book/html/index.html
+book: setup
+	$(python) .book/build.py
 
 # Against the plain recipe, on this machine: leave it alone meanwhile.
 bench: setup
