@@ -96,7 +96,7 @@ def test_ctrl_c_in_a_page_ends_in_a_sentence(tmp_path):
     work += f"open({str(tmp_path / 'runs')!r}, 'w').close()\nwhile True: pass"
     source = make_notebook(tmp_path, work)
     code = (
-        "from d2ue import cli; from d2ue.cli.notebooks import NOTEBOOKS; "
+        "from d2ue.cli import app as cli; from d2ue.cli.notebooks import NOTEBOOKS; "
         f"NOTEBOOKS['small'] = {str(source)!r}; "
         f"cli.main(['reproduce', 'small', '--out', {str(tmp_path / 'out')!r}])"
     )

@@ -10,7 +10,7 @@ import contextlib
 import csv
 import io
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,6 @@ from d2ue.evaluation import auc, average_precision
 from d2ue.plotting import webpage
 from d2ue.progress import bar as progress_bar
 from d2ue.store.files import write_text, writing
-from d2ue.store.runs import umask
 
 #: Gives the score maps of images: uint8 (n, 1, H, W) -> float32 (n, 1, H, W).
 MapOf = Callable[[np.ndarray], np.ndarray]
@@ -439,15 +438,13 @@ def _put(path: Path, content: bytes) -> None:
 
     After a power cut maps may be missing; the command that made them makes them again.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o666 & ~umask())
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            temporary.unlink()
         raise
 
 
