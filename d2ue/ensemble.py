@@ -190,7 +190,7 @@ def train_ensembles(
         train: normal images; labels are not looked at.
         device: as for `train_ensemble`.
         replicas: learners trained side by side at most; None = what a GPU's memory holds
-            (`d2ue.fast.steps.fitting_replicas`), 1 on a CPU, where replicas share the same cores and
+            (`learners.fitting_replicas`), 1 on a CPU, where replicas share the same cores and
             save nothing. Where a GPU's memory turns out too small, groups are halved.
         progress: whether to show a bar with loss and time left.
         store: where finished learners and states on the way are kept; None keeps nothing.

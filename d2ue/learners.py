@@ -80,7 +80,7 @@ class Learner:
 
 
 class LearnerStore(Protocol):
-    """Where learners are kept by name while ensembles are trained; `d2ue.store.learners.Store` is one."""
+    """Where learners are kept by name while ensembles are trained, such as `store.learners.Store`."""
 
     def get(self, name: str) -> Learner | None:
         """A finished learner, or None."""

@@ -131,7 +131,10 @@ def test_separation_of_equal_and_of_far_clouds():
 
 
 def test_module_needs_no_notebook_package():
-    code = "import sys, d2ue.lessons.diversity; print([m for m in ('umap', 'numba') if m in sys.modules])"
+    code = (
+        "import sys, d2ue.lessons.diversity\n"
+        "print([m for m in ('umap', 'numba') if m in sys.modules])"
+    )
     ran = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ)
     )

@@ -151,7 +151,7 @@ def text_report(found: Audit) -> str:
 
 
 def clusters_csv(found: Audit) -> str:
-    """The table that `d2ue.statistics.clusters.read_clusters` reads: a row an image, as in data.json."""
+    """The table that `statistics.clusters.read_clusters` reads: a row an image, as in data.json."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("name", "split", "label", "cluster"))

@@ -1,1 +1,4 @@
-"""One's own images: estimator, threshold, report. Imports the method, datasets, store and statistics; never the commands."""
+"""One's own images: estimator, threshold, report.
+
+Imports the method, datasets, store, statistics and plotting; never the commands.
+"""

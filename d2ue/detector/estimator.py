@@ -72,7 +72,7 @@ class D2UE(OutlierMixin, BaseEstimator):
     **Scores** have no unit; what is high is told by normal images that the learners never saw.
     `fit` holds out a share of the images (or takes `validation`), k in number, and sets the
     threshold so that of new normal images at most the share `contamination` is called abnormal,
-    on average over draws of the k (see `d2ue.detector.threshold`). Its resolution is 1 / (k + 1); with
+    on average over draws of the k (see `detector.threshold`). Its resolution is 1 / (k + 1); with
     fewer than 1 / contamination - 1 held-out images it is their highest score, and a warning says
     so. scikit-learn's own detectors mean by contamination the share of outliers in the training
     set; here training images are all taken for normal.

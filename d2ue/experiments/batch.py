@@ -615,7 +615,7 @@ class Settings:
         backbones: those of "ae,memae,aeu" to keep; "" = the table's.
         base: settings that the tables' rows do not set themselves.
         n_train, n_test: so many images, drawn once with seed 0; 0 = all.
-        clusters: files of near duplicates (`d2ue.statistics.clusters`), one a data set in their order,
+        clusters: files of near duplicates (`statistics.clusters`), one a data set in their order,
             separated by commas; "" where none are known. Intervals and tests then respect them.
     """
 

@@ -46,7 +46,7 @@ def verdicts(table: str, cells: Sequence[Cell]) -> pd.DataFrame:
             clusters of near duplicates are compared by them.
 
     Returns:
-        One row a claim and data set: the columns of `d2ue.statistics.significance.judge` after "dataset".
+        One row a claim and data set: the columns of `significance.judge` after "dataset".
         AUC differences are in percent points. Claims whose runs are missing have the verdict
         "not run".
     """

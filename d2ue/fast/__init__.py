@@ -1,1 +1,4 @@
-"""The same computations, faster: CPU kernels, captured CUDA steps, number formats. Imports nothing of d2ue but its errors."""
+"""The same computations, faster: CPU kernels and captured CUDA steps.
+
+Imports nothing of d2ue but its errors.
+"""

@@ -112,7 +112,7 @@ class CpuConv(torch.autograd.Function):
 
 
 class CpuConvTranspose(torch.autograd.Function):
-    """Transposed convolution to an image: `backbones.ConvTranspose` by `spread`; float32 in autocast."""
+    """Transposed convolution to an image: `ConvTranspose` by `spread`; float32 in autocast."""
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)

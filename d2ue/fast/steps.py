@@ -109,7 +109,7 @@ def captured(
         current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # The stream is given because torch's own is made once, on the first device that asks.
-        # "thread_local": what other threads ask of the GPU meanwhile is none of the capture's business.
+        # "thread_local": other threads may use the GPU during the capture.
         graphed = torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local")
         with torch.cuda.device(device), graphed:
             step()

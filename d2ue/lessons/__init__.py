@@ -1,1 +1,4 @@
-"""What the figures' notebooks measure, with their pictures beside them. May import everything but the commands."""
+"""What the figures' notebooks measure, with their pictures beside them.
+
+May import everything but the commands.
+"""

@@ -24,7 +24,7 @@ def embeddings(panels: Mapping[tuple[str, str], np.ndarray], labels: np.ndarray)
     """Pictures of several learners' features, a panel an embedding; no axis has a unit.
 
     Args:
-        panels: by (row title, column title), float [N, n, 2] as `d2ue.lessons.diversity.embed` gives them.
+        panels: by (row title, column title), float [N, n, 2] as `diversity.embed` gives them.
         labels: [n], 0 (hollow) or 1 (filled).
     """
     with plt.rc_context(FONT):
@@ -78,7 +78,7 @@ def similarity_by_epoch(table: pd.DataFrame) -> Figure:
     """How similarity moves while learners are trained, without and with repulsion.
 
     Args:
-        table: as `d2ue.lessons.diversity.watch_training` gives it. A thin line is one seed's debiased CKA
+        table: as `diversity.watch_training` gives it. A thin line is one seed's debiased CKA
             (mean over pairs), the thick one their mean, the dotted one the mean of biased CKA.
     """
     kinds = list(dict.fromkeys(table["images"]))

@@ -1,7 +1,7 @@
 r"""What Fig. 3 is about, measured: which similarity sees through copies that compute the same.
 
 Everything comes back as a long table (one row a measurement), so that a notebook can show n and
-spread. `d2ue.lessons.equivalent` makes the copies; the pictures are in `d2ue.lessons.redundancy_pictures`.
+spread. `lessons.equivalent` makes the copies; the pictures are in `lessons.redundancy_pictures`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The pictures of the lesson on redundancy; `d2ue.lessons.redundancy` makes the tables they are drawn from.
+"""The pictures of the lesson on redundancy; `lessons.redundancy` makes their tables.
 
 House style as in `d2ue.plotting`. A dot is one measurement unless the picture says otherwise.
 """

@@ -1,1 +1,4 @@
-"""How sure a number is: estimates, clusters of near duplicates, verdicts, correlation. Imports errors only, never data or training."""
+"""How sure a number is: estimates, clusters of near duplicates, verdicts, correlation.
+
+Imports evaluation and errors, never data or training.
+"""

@@ -1,1 +1,4 @@
-"""What is kept on disk: learners, records, exchange. Knows no science, and imports nothing above the method."""
+"""What is kept on disk: learners, records, exchange.
+
+Knows no science, and imports nothing above the method.
+"""

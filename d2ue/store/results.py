@@ -12,7 +12,8 @@ be kept with a paper, and tables drawn anew from them.
 
 **Controls** (`d2ue.experiments.controls`) are records too, so that they travel with the ensembles
 they are to be compared with: one of all that looks at images alone, one for each untrained
-ensemble, one for each single learner's gradient. Their names hold what acts on them, and a version of their own.
+ensemble, one for each single learner's gradient. Their names hold what acts on them, and their
+version.
 """
 
 from __future__ import annotations
