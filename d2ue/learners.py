@@ -80,7 +80,7 @@ class Learner:
 
 
 class LearnerStore(Protocol):
-    """Where learners are kept by name while ensembles are trained, such as `store.learners.Store`."""
+    """Where learners are kept by name while ensembles are trained; see `store.learners.Store`."""
 
     def get(self, name: str) -> Learner | None:
         """A finished learner, or None."""
