@@ -7,45 +7,30 @@ as radiologists look at it: the patient's right on the left, anterior or superio
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from d2ue.datasets.decode import image_extensions, not_a_file, show, system_reason, to_square
+from d2ue.datasets.dicom import dicom_depth, dicom_slices
+from d2ue.datasets.grey import limits, package
+from d2ue.datasets.nifti import nifti_depth, nifti_slices
 from d2ue.errors import InputError
 
 #: Planes and the axes across them, in a volume whose x, y, z lead to right, anterior, superior.
 AXES = {"sagittal": "x", "coronal": "y", "axial": "z"}
-#: Where a window is not known: these percentiles of all values of the file are black and white.
-AUTO_PERCENTILES = (0.5, 99.5)
 
-_SCANS_VERSION = 1  # part of the cache key: raise it when a change here changes a pixel
+_SCANS_VERSION = 2  # part of the cache key: raise it when a change here changes a pixel
 _DICOM_EXTENSIONS = (".dcm", ".dicom", ".ima")
 _NIFTI_EXTENSIONS = (".nii", ".nii.gz")
 _SLICE = re.compile(r"(.+)#(x|y|z|frame)=([0-9]{1,9})", re.DOTALL)
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
-_WINDOW = re.compile(rf"({_NUMBER})(%?),({_NUMBER})(%?)", re.ASCII | re.I)
 _BOUND = re.compile(r"\d{1,9}|[01]?\.\d{1,9}|[01]\.", re.ASCII)
-_MOST_VALUES = 2**29  # in one file: 800 x 800 x 800; as float32, 2 GiB
-# Elements that turn stored values into grey; an enhanced file has them by frame.
-_GREY = (
-    "RescaleSlope",
-    "RescaleIntercept",
-    "ModalityLUTSequence",
-    "WindowCenter",
-    "WindowWidth",
-    "VOILUTFunction",
-    "VOILUTSequence",
-)
 _MOST_AT_ONCE = threading.BoundedSemaphore(2)  # volumes in memory
 
 
@@ -77,7 +62,7 @@ class ScanConfig:
         _bounds(self.slices)
         if self.axis not in (*AXES, *AXES.values()):
             raise InputError(f"axis must be one of {', '.join(AXES)}, not {_short(self.axis)}.")
-        _limits(self.window)
+        limits(self.window)
 
     @property
     def letter(self) -> str:
@@ -119,23 +104,6 @@ def _bounds(slices: str) -> list[str]:
 
 def _index(part: str, depth: int) -> int:
     return math.floor(float(part) * depth + 1e-9) if "." in part else int(part)
-
-
-def _limits(window: str) -> tuple[str, float, float]:
-    """The option `window`, checked: "auto", "%" or "", and its two numbers."""
-    if window == "auto":
-        return "auto", *AUTO_PERCENTILES
-    match = _WINDOW.fullmatch(window.replace(" ", ""))
-    if match and match[2] == match[4]:
-        first, second = float(match[1]), float(match[3])
-        if match[2] and 0 <= first < second <= 100:
-            return "%", first, second
-        if not match[2] and abs(first) < 1e30 and 1e-30 < second < 1e30:
-            return "", first, second
-    raise InputError(
-        "window must be auto, CENTRE,WIDTH in the file's units such as 40,80, or percentiles such "
-        f"as 1%,99%, not {_short(window)}."
-    )
 
 
 def _short(value: str) -> str:
@@ -208,7 +176,9 @@ class ScanReader:
                 found.append(name)
                 continue
             with _told(path, kind):
-                depth = _frames(path) if kind == "DICOM" else _depth(path, self.config.letter)
+                depth = (
+                    dicom_depth(path) if kind == "DICOM" else nifti_depth(path, self.config.letter)
+                )
             if kind == "DICOM" and depth == 1:
                 found.append(name)
                 continue
@@ -225,7 +195,7 @@ class ScanReader:
     def cache_context(self, paths: Sequence[str]) -> str:
         """What pixels of these paths depend on beside the files; "" where none is a scan."""
         kinds = {scan_kind(file): file for file in dict.fromkeys(map(file_of, paths))}
-        readers = [_package(kind, kinds[kind]) for kind in ("DICOM", "NIfTI") if kind in kinds]
+        readers = [package(kind, kinds[kind]) for kind in ("DICOM", "NIfTI") if kind in kinds]
         if not readers:
             return ""
         versions = " ".join(reader.__version__ for reader in readers)
@@ -270,9 +240,9 @@ class ScanReader:
                 return
             wanted = [_parse(name)[1:] for name in group]
             kind = scan_kind(path) or "DICOM"
-            read = _dicom_slices if kind == "DICOM" else _nifti_slices
+            read = dicom_slices if kind == "DICOM" else nifti_slices
             with _told(path, kind), _MOST_AT_ONCE:
-                for grey in read(path, wanted, self.config):
+                for grey in read(path, wanted, self.config.window):
                     out[done] = to_square(grey, image_size)
                     done += 1
 
@@ -293,7 +263,7 @@ class _told:
             raise self._sentence(error) from error
         if problem:
             raise InputError(f"{show(self.path)} {problem}.")
-        _package(self.kind, self.path)
+        package(self.kind, self.path)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, InputError):
@@ -304,263 +274,3 @@ class _told:
         if reason is None:
             reason = f"is damaged or no {self.kind} file: copy it again or remove it"
         return InputError(f"{show(self.path)} {reason}.")
-
-
-def _package(kind: str, path: str) -> Any:
-    """The library that reads files of a kind; `path` is the file it is needed for."""
-    name = {"DICOM": "pydicom", "NIfTI": "nibabel"}[kind]
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(
-            f"{show(path)} is a {kind} file, and reading those needs {name}: install the package "
-            "with its extra [medical]."
-        ) from error
-
-
-def _refuse(path: str, problem: str) -> InputError:
-    return InputError(f"{show(path)} {problem}.")
-
-
-def _check_count(path: str, shape: Sequence[int]) -> None:
-    if any(n < 1 for n in shape):
-        raise _refuse(path, f"holds no values (its shape is {' x '.join(map(str, shape))})")
-    if math.prod(shape) > _MOST_VALUES:
-        raise _refuse(path, f"is too large to open safely ({math.prod(shape):.1e} values)")
-
-
-# --------------------------------------------------------------------------- values -> grey
-
-
-def _percentile_limits(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
-    """The percentiles of values; the extremes where the percentiles are one value."""
-    black, white = (float(v) for v in np.percentile(values, (low, high)))
-    if black == white:
-        black, white = float(values.min()), float(values.max())
-    return black, white
-
-
-def _scale(values: np.ndarray, black: float, white: float) -> np.ndarray:
-    """Values -> uint8: `black` and less is 0, `white` and more is 255, linear between, rounded."""
-    if white <= black:
-        return np.zeros(values.shape, np.uint8)
-    share = (values.astype(np.float64) - black) / (white - black)
-    return np.rint(255 * np.clip(share, 0, 1)).astype(np.uint8)
-
-
-def _check_finite(path: str, values: np.ndarray) -> None:
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise _refuse(
-            path, "holds values that are not finite (NaN or infinite): replace them first"
-        )
-
-
-# --------------------------------------------------------------------------- NIfTI
-
-
-def _open_nifti(path: str) -> Any:
-    image = _package("NIfTI", path).load(path)
-    if len(image.shape) > 3 and math.prod(image.shape[3:]) != 1:
-        shape = " x ".join(map(str, image.shape))
-        raise _refuse(path, f"holds more than one volume ({shape}): save one of them by itself")
-    if len(image.shape) < 3:
-        raise _refuse(path, f"has {len(image.shape)} dimensions where a volume has three")
-    _check_count(path, image.shape)
-    if image.get_data_dtype().kind not in "iuf":
-        raise _refuse(path, "holds colours or complex numbers: save it as grey values")
-    return image
-
-
-def _depth(path: str, letter: str) -> int:
-    """Number of slices across an axis, the volume turned to right, anterior, superior."""
-    nibabel = _package("NIfTI", path)
-    image = _open_nifti(path)
-    axes = nibabel.io_orientation(image.affine)[:3, 0]
-    if not np.isfinite(axes).all():
-        raise _refuse(path, "does not say how it is oriented (its affine is singular): correct it")
-    return int(image.shape[axes.tolist().index("xyz".index(letter))])
-
-
-def _nifti_slices(
-    path: str, wanted: Sequence[tuple[str, int]], config: ScanConfig
-) -> Iterator[Image.Image]:
-    """Slices of a volume; scl_slope and scl_inter applied, turned to the closest of RAS."""
-    nibabel = _package("NIfTI", path)
-    image = nibabel.as_closest_canonical(_open_nifti(path))
-    # float32 holds 16 bits, and whole numbers to 24, exactly.
-    with np.errstate(over="ignore"):
-        values = image.get_fdata(dtype=np.float32, caching="unchanged")
-    values = values.reshape(values.shape[:3])
-    _check_finite(path, values)
-    kind, first, second = _limits(config.window)
-    if kind:
-        black, white = _percentile_limits(values, first, second)
-    else:
-        black, white = first - second / 2, first + second / 2
-    for letter, index in wanted:
-        axis = "xyz".index(letter)
-        if index >= values.shape[axis]:
-            raise _refuse(
-                path,
-                f"has {values.shape[axis]} slices along {letter}, numbered from 0, not {index}",
-            )
-        # What is left is (x, y), (x, z) or (y, z): to rows and columns, then turned by 180
-        # degrees, so that anterior or superior is at the top, right or anterior on the left.
-        plane = np.take(values, index, axis).T[::-1, ::-1]
-        yield Image.fromarray(_scale(plane, black, white))
-
-
-# --------------------------------------------------------------------------- DICOM
-
-
-def _open_dicom(path: str, **options: Any) -> Any:
-    pydicom = _package("DICOM", path)
-    try:
-        data = pydicom.dcmread(path, **options)
-    except pydicom.errors.InvalidDicomError as error:
-        raise _refuse(
-            path, "is not a DICOM file (it lacks the mark DICM): export it again or remove it"
-        ) from error
-    meta = getattr(data, "file_meta", None)
-    directory = pydicom.uid.MediaStorageDirectoryStorage
-    if meta is not None and meta.get("MediaStorageSOPClassUID") == directory:
-        raise _refuse(path, "is a DICOMDIR, an index without pixels: give the folder it lies in")
-    return data
-
-
-def _frames(path: str) -> int:
-    data = _open_dicom(path, stop_before_pixels=True, specific_tags=["NumberOfFrames"])
-    return max(1, int(data.get("NumberOfFrames") or 1))
-
-
-def _dicom_slices(
-    path: str, wanted: Sequence[tuple[str, int]], config: ScanConfig
-) -> Iterator[Image.Image]:
-    """Frames of a file: modality transform, window, inversion (MONOCHROME1), in that order."""
-    data = _open_dicom(path)
-    colour = _check_dicom(path, data)
-    pixels = _package("DICOM", path).pixels
-    # Colours other than RGB are turned into it by pydicom.
-    try:
-        stored = pixels.pixel_array(data)
-    except RuntimeError as error:  # every decoder that is here failed
-        raise _compressed(path, data.file_meta.TransferSyntaxUID) from error
-    if stored.ndim == (3 if colour else 2):
-        stored = stored[np.newaxis]
-    _check_finite(path, stored)
-    limits: tuple[float, float] | None = None
-    for _, index in wanted:
-        if index >= len(stored):
-            raise _refuse(path, f"has {len(stored)} frames, numbered from 0, not {index}")
-        if colour:
-            yield Image.fromarray(stored[index]).convert("L")
-            continue
-        header = _header(data, index)
-        grey = _windowed(path, stored[index], header, data, config)
-        if grey is None:
-            if limits is None:
-                _, first, second = _limits(config.window)
-                values = [
-                    pixels.apply_modality_lut(frame, _header(data, i))
-                    for i, frame in enumerate(stored)
-                ]
-                limits = _percentile_limits(np.stack(values), first, second)
-            grey = _scale(pixels.apply_modality_lut(stored[index], header), *limits)
-        if data.PhotometricInterpretation == "MONOCHROME1":  # the smallest value is white
-            grey = 255 - grey
-        yield Image.fromarray(grey)
-
-
-def _check_dicom(path: str, data: Any) -> bool:
-    """Whether a file with pixels that can be read is in colour."""
-    pydicom = _package("DICOM", path)
-    if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        name = data.get("SOPClassUID", "")
-        what = getattr(name, "name", "") or "its kind is not told"
-        raise _refuse(path, f"is a DICOM file without pixels ({what[:80]}): remove it")
-    syntax = data.file_meta.TransferSyntaxUID
-    if syntax.is_compressed and syntax.is_encapsulated:
-        try:
-            available = pydicom.pixels.get_decoder(syntax).is_available
-        except NotImplementedError:
-            available = False
-        if not available:
-            raise _compressed(path, syntax)
-    samples = int(data.get("SamplesPerPixel") or 1)
-    shape = (int(data.get("NumberOfFrames") or 1), data.Rows, data.Columns, samples)
-    _check_count(path, shape)
-    kind = str(data.PhotometricInterpretation)
-    if kind in ("MONOCHROME1", "MONOCHROME2") and samples == 1:
-        return False
-    if (kind == "RGB" or kind.startswith("YBR_")) and samples == 3 and data.BitsAllocated == 8:
-        return True
-    raise _refuse(
-        path, f"has colours that are not read ({kind[:40]}, {data.BitsAllocated} bits): "
-        "save it in grey or as RGB of 8 bits"
-    )  # fmt: skip
-
-
-def _compressed(path: str, syntax: Any) -> InputError:
-    return _refuse(
-        path,
-        f"is compressed in a way that cannot be read here ({syntax.name[:80]}): install a decoder "
-        "such as pylibjpeg[all], or save it uncompressed",
-    )
-
-
-def _header(data: Any, frame: int) -> Any:
-    """The elements that turn stored values of one frame into grey."""
-    header = _package("DICOM", "").Dataset()
-    # pydicom wants these too, to know in which order the bytes of a table stand.
-    header.file_meta = data.file_meta
-    for name in _GREY:
-        if name in data:
-            header[name] = data[name]
-    shared = data.get("SharedFunctionalGroupsSequence") or ()
-    own = data.get("PerFrameFunctionalGroupsSequence") or ()
-    for groups in (*shared[:1], *own[frame : frame + 1]):
-        for sequence in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
-            for element in (groups.get(sequence) or [()])[0]:
-                header[element.tag] = element
-    return header
-
-
-def _windowed(
-    path: str, stored: np.ndarray, header: Any, data: Any, config: ScanConfig
-) -> np.ndarray | None:
-    """A frame's grey by a window that is known before its values; None where none is."""
-    pydicom = _package("DICOM", path)
-    kind, centre, width = _limits(config.window)
-    if kind == "%":
-        return None
-    values = pydicom.pixels.apply_modality_lut(stored, header)
-    _check_finite(path, values)
-    if not kind:
-        return _scale(values, centre - width / 2, centre + width / 2)
-    if header.get("VOILUTSequence"):
-        entries, first, bits = (int(v) for v in header.VOILUTSequence[0].LUTDescriptor)
-        last = first + (entries or 2**16) - 1
-        inside = np.clip(np.rint(values), first, last).astype(np.int64)
-        return _scale(pydicom.pixels.apply_voi(inside, header), 0, 2**bits - 1)
-    if _given(header, "WindowCenter") and _given(header, "WindowWidth"):
-        # The standard's own formula, by pydicom; its output range is what 8 bits unsigned span.
-        window = pydicom.Dataset()
-        window.PhotometricInterpretation = "MONOCHROME2"
-        window.BitsStored, window.PixelRepresentation = 8, 0
-        for name in ("WindowCenter", "WindowWidth", "VOILUTFunction"):
-            if _given(header, name):
-                window[name] = header[name]
-        try:
-            return _scale(pydicom.pixels.apply_windowing(values, window), 0, 255)
-        except (ValueError, TypeError, IndexError) as error:
-            raise _refuse(
-                path, f"has a window that means nothing (centre {header.WindowCenter}, width "
-                f"{header.WindowWidth}): give one of your own"
-            ) from error  # fmt: skip
-    if data.BitsStored <= 8 and stored.dtype.kind == "u" and np.array_equal(values, stored):
-        return _scale(stored, 0, 2**data.BitsStored - 1)
-    return None
-
-
-def _given(header: Any, name: str) -> bool:
-    return name in header and header[name].value not in (None, "", [])
