@@ -14,6 +14,7 @@ or, with a threshold and in scikit-learn's habits:
     detector.predict("new_scans")                                 # -1 = abnormal
 """
 
+import importlib
 import os
 from typing import TYPE_CHECKING
 
@@ -22,27 +23,47 @@ if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     # when torch is loaded, so it stands before every import of it.
     os.environ["OMP_WAIT_POLICY"] = "passive"
 
-from d2ue.config import ScoreConfig, TrainConfig
-from d2ue.datasets import Dataset, ImageSet, ScanConfig, load, load_folder, load_images, phantom
-from d2ue.ensemble import Ensemble, train_ensemble, train_ensembles
-from d2ue.errors import D2UEError, DivergedError, InputError
-from d2ue.evaluation import auc, average_precision, bootstrap_interval
-from d2ue.similarity import SIMILARITIES, linear_cka
-from d2ue.store.runs import fit_run, load_run, save_run
-from d2ue.uncertainty import dual_map, image_scores, output_map, score_maps
-
 if TYPE_CHECKING:
-    from d2ue.detector.estimator import D2UE
+    from d2ue.config import ScoreConfig, TrainConfig
+    from d2ue.datasets import Dataset, ImageSet, ScanConfig, load, load_folder, load_images, phantom
+    from d2ue.detector import D2UE
+    from d2ue.ensemble import Ensemble, train_ensemble, train_ensembles
+    from d2ue.errors import D2UEError, DivergedError, InputError
+    from d2ue.evaluation import auc, average_precision, bootstrap_interval
+    from d2ue.similarity import SIMILARITIES, linear_cka
+    from d2ue.store.runs import fit_run, load_run, save_run
+    from d2ue.uncertainty import dual_map, image_scores, output_map, score_maps
 
 __version__ = "0.1.0"
 
+# Where each name lives. It is looked up when it is first asked for, so that `d2ue --help`, and
+# Ctrl-C while torch is being loaded, need not wait for torch.
+_HOMES = {
+    "config": ("ScoreConfig", "TrainConfig"),
+    "datasets": (
+        "Dataset",
+        "ImageSet",
+        "ScanConfig",
+        "load",
+        "load_folder",
+        "load_images",
+        "phantom",
+    ),
+    "detector": ("D2UE",),
+    "ensemble": ("Ensemble", "train_ensemble", "train_ensembles"),
+    "errors": ("D2UEError", "DivergedError", "InputError"),
+    "evaluation": ("auc", "average_precision", "bootstrap_interval"),
+    "similarity": ("SIMILARITIES", "linear_cka"),
+    "store.runs": ("fit_run", "load_run", "save_run"),
+    "uncertainty": ("dual_map", "image_scores", "output_map", "score_maps"),
+}
+
 
 def __getattr__(name: str) -> object:
-    """`d2ue.D2UE`, looked up when it is first asked for: scikit-learn takes a second to import."""
-    if name == "D2UE":
-        from d2ue.detector.estimator import D2UE
-
-        return D2UE
+    """A public name, from the module in which it lives."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"d2ue.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

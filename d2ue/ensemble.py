@@ -17,6 +17,8 @@ from d2ue.learners import Learners, LearnerStore
 from d2ue.progress import bar as progress_bar
 
 
+# What is made under a caller's `torch.inference_mode()` can never be differentiated, and input
+# gradients are what the score is made of: all of this runs outside of it.
 @dataclass(frozen=True)
 class Ensemble:
     """N trained learners of one architecture.
@@ -44,11 +46,13 @@ class Ensemble:
         """Where the weights are, and so where scoring runs."""
         return self.network.output.weight.device
 
+    @torch.inference_mode(False)
     def to(self, device: str | torch.device) -> Ensemble:
         """The same ensemble on another device; "auto" as in `resolve_device`."""
         self.network.to(resolve_device(device))
         return self
 
+    @torch.inference_mode(False)
     def first(self, n: int) -> Ensemble:
         """The ensemble of the first n learners: exactly what training n learners gives.
 
@@ -63,6 +67,7 @@ class Ensemble:
         config = self.config.replace(n_learners=n)
         return Ensemble(config, network, self.fingerprint, self.history[:n])
 
+    @torch.inference_mode(False)
     def reconstruct(self, images: np.ndarray | Tensor, batch_size: int = 256) -> Tensor:
         """f_i(X) of every learner: float32 [N, n, 1, H, W] on the CPU, in the range [-1, 1].
 
@@ -73,6 +78,7 @@ class Ensemble:
         outputs = [forward(self.network, x).mean.cpu() for x in self.batches(images, batch_size)]
         return torch.cat(outputs, 1)[:, : len(images)]
 
+    @torch.inference_mode(False)
     def features(
         self, images: np.ndarray | Tensor, layer: str | None = None, batch_size: int = 256
     ) -> Tensor:
@@ -131,6 +137,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     return resolved
 
 
+@torch.inference_mode(False)
 def join(
     config: TrainConfig,
     learners: Sequence[Autoencoder],
@@ -169,6 +176,8 @@ def train_ensemble(
     return train_ensembles([config], train, device=device, progress=progress, store=store)[0]
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train_ensembles(
     configs: Sequence[TrainConfig],
     train: ImageSet,
@@ -212,6 +221,8 @@ def train_ensembles(
     return [_joined(learners, config) for config in configs]
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train_into(
     store: LearnerStore,
     configs: Sequence[TrainConfig],
@@ -230,6 +241,8 @@ def train_into(
     learners.train_all(replicas, progress)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train_learner(
     config: TrainConfig,
     number: int,

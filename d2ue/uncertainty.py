@@ -10,6 +10,8 @@ The per-backbone forms are those of the released code; the paper's text gives Eq
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -185,6 +187,7 @@ def score_batch(ensemble: Ensemble, x: Tensor, config: ScoreConfig) -> Tensor:
     return dual_map(x, f, gradients, s)
 
 
+@torch.inference_mode(False)
 def score_maps(
     ensemble: Ensemble,
     images: np.ndarray | Tensor,
@@ -209,9 +212,13 @@ def score_maps(
         InputError: if the images do not fit the ensemble, the settings are unknown, or a
             disagreement is asked of a single learner.
     """
-    return torch.cat(list(_maps(ensemble, images, config, batch_size, progress))).numpy()
+    found = np.empty((len(images), 1, *images.shape[2:]), np.float32)
+    for start, maps in _maps(ensemble, images, config, batch_size, progress):
+        found[start : start + len(maps)] = maps
+    return found
 
 
+@torch.inference_mode(False)
 def image_scores(
     ensemble: Ensemble,
     images: np.ndarray | Tensor,
@@ -227,20 +234,26 @@ def image_scores(
     Returns:
         float64 [n], >= 0, higher = more abnormal.
     """
-    parts = [
-        image_score(maps.double()) for maps in _maps(ensemble, images, config, batch_size, progress)
-    ]
-    return torch.cat(parts).numpy()
+    found = np.empty(len(images))  # at once: small parts kept between large ones split the heap
+    for start, maps in _maps(ensemble, images, config, batch_size, progress):
+        found[start : start + len(maps)] = image_score(maps.double())
+    return found
 
 
-def _maps(ensemble, images, config, batch_size, progress):  # type: ignore[no-untyped-def]
-    """Score maps batch by batch, on the CPU."""
+def _maps(
+    ensemble: Ensemble,
+    images: np.ndarray | Tensor,
+    config: ScoreConfig | str,
+    batch_size: int,
+    progress: bool,
+) -> Iterator[tuple[int, Tensor]]:
+    """Score maps batch by batch, on the CPU, with the position of each batch's first image."""
     settings = ScoreConfig(config) if isinstance(config, str) else config
     total = max(1, -(-len(images) // max(1, batch_size)))  # `batches` refuses what is below 1
     bar = progress_bar(total=total, desc=f"{settings.method} score", disable=not progress, delay=2)
     with bar:
-        for x in ensemble.batches(images, batch_size):
-            yield score_batch(ensemble, x, settings)[: len(images)].float().cpu()
+        for i, x in enumerate(ensemble.batches(images, batch_size)):
+            yield i * batch_size, score_batch(ensemble, x, settings)[: len(images)].float().cpu()
             bar.update()
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from d2ue import load, load_folder, load_images, phantom
 from d2ue.audit import SYMMETRIES, audit, transform
-from d2ue.audit.duplicates import clusters_of, find_pairs
+from d2ue.audit.duplicates import Pairs, clusters_of, find_pairs, spanning
 from d2ue.audit.planted import PLANTED, plant, recall_and_precision
 from d2ue.audit.report import html_page, summary, text_report, write_report
 from d2ue.audit.splits import cleaned_split, write_split
@@ -83,6 +83,36 @@ def test_altered_contrast_is_found_by_fine_detail_and_another_head_is_not():
 def test_clusters_are_components_numbered_by_first_image():
     assert clusters_of(6, np.array([4, 1]), np.array([1, 5])).tolist() == [0, 1, 2, 3, 1, 1]
     assert clusters_of(0, np.array([], int), np.array([], int)).tolist() == []
+
+
+def test_what_spanning_keeps_links_the_same_clusters_by_every_rule():
+    rng = np.random.default_rng(0)
+    n = 60
+    first, second = np.nonzero(np.triu(rng.random((n, n)) < 0.3, 1))
+    coarse = rng.uniform(0.9, 1.0, len(first)).astype(np.float32)
+    fine = np.where(coarse < 0.99, rng.uniform(0, 1, len(first)), np.nan).astype(np.float32)
+    every = Pairs(first, second, np.zeros(len(first), int), coarse, fine, len(first))
+    kept = spanning(n, every)
+    assert len(kept.first) <= 2 * (n - 1) < len(first) == kept.total
+    for a in (0.9, 0.99, 0.995, 0.999):
+        for b in (0.5, 0.9, 0.95, 0.99, 2):
+            one, other = (
+                clusters_of(n, p.first[near], p.second[near])
+                for p in (every, kept)
+                for near in [(p.coarse >= a) | (p.fine >= b)]
+            )
+            assert one.tolist() == other.tolist()
+
+
+def test_many_that_look_alike_are_clustered_by_few_pairs():
+    """60 noisy copies of 2 pictures: 2 clusters of 60, by a few pairs of 3540."""
+    rng = np.random.default_rng(0)
+    both = rng.uniform(0, 255, (2, 8, 8)).repeat(8, 1).repeat(8, 2)
+    copies = np.clip(both[:, None] + rng.normal(0, 3, (2, 60, 64, 64)), 0, 255)
+    pairs, nearest, _ = find_pairs(copies.reshape(-1, 64, 64).astype(np.uint8))
+    assert pairs.total == 2 * 60 * 59 / 2 and len(pairs.first) < 2 * 120
+    found = clusters_of(120, pairs.first[pairs.near], pairs.second[pairs.near])
+    assert found.tolist() == [0] * 60 + [1] * 60 and (nearest > 0.99).all()
 
 
 def test_cleaning_by_train_drops_leaked_test_images_and_nothing_else(planted):
@@ -240,8 +270,8 @@ def test_the_command_writes_a_whole_report_that_tables_can_read(planted, tmp_pat
     assert "data.cleaned-random-3.json" in capsys.readouterr().out
     (folder / "data.cleaned-random-3.json").unlink()
     assert {p.name for p in (tmp_path / "r").iterdir()} == {
-        "report.txt", "report.json", "report.html", "clusters.csv", "pairs.csv", "pairs.png",
-        "distances.png",
+        ".d2ue", "report.txt", "report.json", "report.html", "clusters.csv", "pairs.csv",
+        "pairs.png", "distances.png",
     }  # fmt: skip
     clusters = read_clusters(tmp_path / "r" / "clusters.csv")
     assert (~clusters.kept).sum() == found.leaked.sum() > 0

@@ -169,8 +169,8 @@ def test_tables_for_readers_and_files(cells, tmp_path):
     assert text == "1, deterministic, no known direction"
     folder = cleaned.save_cleaned(tmp_path / "out", frame, judged, {"scores": "x.zip"})
     assert {path.name for path in folder.iterdir()} == {
-        "cleaned.csv", "cleaned.md", "cleaned.png", "table2_verdicts.csv", "table2_verdicts.md",
-        "controls_verdicts.csv", "controls_verdicts.md", "parameters.json",
+        ".d2ue", "cleaned.csv", "cleaned.md", "cleaned.png", "table2_verdicts.csv",
+        "table2_verdicts.md", "controls_verdicts.csv", "controls_verdicts.md", "parameters.json",
     }  # fmt: skip
     text = (folder / "cleaned.md").read_text()
     assert "39 clusters of 61 images" in text and "31 clusters of 46 images" in text

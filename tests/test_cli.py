@@ -230,11 +230,11 @@ def test_a_damaged_or_foreign_run_is_refused_and_old_scores_stay(
     shutil.copytree(trained, run_folder)
     damage(run_folder / name)
     scores = tmp_path / "scores.csv"
-    scores.write_text("old")
+    scores.write_text("name,label,score\nold")
     assert_refused(
         capsys, "score", run_folder, bench_folder, "--out", scores, about=str(run_folder)
     )
-    assert scores.read_text() == "old"
+    assert scores.read_text() == "name,label,score\nold"
 
 
 def test_scoring_refuses_what_is_no_run(capsys, bench_folder, tmp_path):
@@ -321,7 +321,7 @@ def test_maps_and_a_page(capsys, with_threshold, bench_folder, tmp_path, kind):
     assert code == 0, err
     assert "3 most abnormal" in out and "9 maps" in out
     rows = {r["name"]: float(r["score"]) for r in csv.DictReader((tmp_path / "s.csv").open())}
-    assert {p.name for p in maps.iterdir()} == {f"{name}.{kind}" for name in rows} | {
+    assert {p.name for p in maps.iterdir()} == {".d2ue"} | {f"{name}.{kind}" for name in rows} | {
         f"{name}.overlay.png" for name in rows
     }
     for name, score in rows.items():
@@ -381,15 +381,100 @@ def test_thresholds_that_cannot_be_set(capsys, bench_folder, tmp_path, options, 
         (("--maps", "{tmp}/file"), "is a file"),
         (("--maps", "{images}/maps"), "taken for images"),
         (("--maps", "{images}"), "taken for images"),
+        (("--maps", "{tmp}/full"), "holds 'mine.txt'"),
+        (("--report", "{tmp}/page.html"), "not a page"),
+        (("--report", "{tmp}/s.csv"), "one place"),
+        (("--report", "{tmp}/full/../s.csv"), "one place"),
+        (("--out", "{tmp}/mine.csv"), "not a table"),
+        (("--out", "{tmp}/link.csv"), "not a table"),
+        (("--out", "{images}/images/test0.png"), "not a table"),
+        (("--out", "{images}/data.json"), "not a table"),
+        (("--out", "{run}/history.csv"), "not a table"),
+        (("--out", "{tmp}/new.png"), "taken for an image"),
+        (("--out", "{tmp}/new.nii.gz"), "taken for an image"),
     ],
 )
 def test_results_that_cannot_be_written(capsys, trained, bench_folder, tmp_path, options, about):
-    (tmp_path / "file").write_text("mine")
+    for name in ("file", "mine.csv", "page.html", "full/mine.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "link.csv").symlink_to(bench_folder / "images" / "test0.png")
     before = snapshot(tmp_path), snapshot(bench_folder)
-    options = [o.format(tmp=tmp_path, images=bench_folder) for o in options]
+    options = [o.format(tmp=tmp_path, images=bench_folder, run=trained) for o in options]
     arguments = ("score", trained, bench_folder, "--out", tmp_path / "s.csv", *options)
     assert_refused(capsys, *arguments, about=about)
     assert (snapshot(tmp_path), snapshot(bench_folder)) == before
+
+
+def test_a_single_image_is_not_written_over(capsys, trained, bench_folder, tmp_path):
+    """Neither by its table nor by maps beside it; maps elsewhere are never taken for images."""
+    folder = tmp_path / "scans"
+    shutil.copytree(bench_folder / "images", folder)
+    image = folder / "test0.png"
+    before = snapshot(folder)
+    assert_refused(capsys, "score", trained, image, "--out", image, about="not a table")
+    table = tmp_path / "s.csv"
+    beside = ("--out", table, "--maps", folder)
+    assert_refused(capsys, "score", trained, image, *beside, about="taken for images")
+    assert snapshot(folder) == before
+    assert run(capsys, "score", trained, image, "--out", table, "--maps", folder / "maps")[0] == 0
+    assert run(capsys, "score", trained, folder, "--out", table)[0] == 0
+    names = [row["name"] for row in csv.DictReader(table.open())]
+    assert sorted(names) == sorted(p.name for p in folder.glob("*.png"))
+    assert_refused(
+        capsys, "score", trained, folder / "maps", "--out", table, about="holds results"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "about"),
+    [
+        (("audit", "{images}", "--out", "{images}"), "no results"),
+        (("audit", "{images}", "--out", "{tmp}/r", "--seed", "-1"), "--seed"),
+        (("audit", "{images}", "--out", "{tmp}/r", "--clean", "half"), "--clean"),
+        (("reproduce", "quickstart", "--out", "{images}/images"), "no results"),
+        (("reproduce", "table1", "--seeds", "0"), "Seeds"),
+        (("reproduce", "table1", "--epochs", "0"), "epochs"),
+        (("reproduce", "table1", "--batch-size", "1"), "batch_size"),
+        (("reproduce", "table1", "--n-train", "-1"), "n_train"),
+        (("reproduce", "table1", "--n-test", "-1"), "n_test"),
+        (("reproduce", "table1", "--jobs", "0"), "--jobs"),
+        (("reproduce", "table1", "--precision", "int8"), "precision"),
+        (("reproduce", "table1", "--device", "abacus"), "abacus"),
+        (("reproduce", "table1", "--backbones", "vit"), "backbones"),
+        (("controls", "phantom", "--seeds", "none"), "Seeds"),
+        (("export", "{images}", "--out", "{images}/data.json"), "not an export"),
+    ],
+    ids=" ".join,
+)
+def test_values_outside_their_range_end_before_the_work(
+    capsys, bench_folder, tmp_path, monkeypatch, command, about
+):
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(bench_folder)
+    assert_refused(
+        capsys, *(c.format(images=bench_folder, tmp=tmp_path) for c in command), about=about
+    )
+    assert snapshot(bench_folder) == before and not list(tmp_path.iterdir())
+
+
+def test_without_arguments_the_help_is_printed(capsys):
+    assert run(capsys)[1] == run(capsys, "--help")[1] and "Commands:\n" in run(capsys)[1]
+    assert re.fullmatch(r"d2ue \d+\.\d+\.\d+\n", run(capsys, "--version")[1])
+
+
+def test_ctrl_c_while_libraries_are_loaded_ends_in_a_sentence(tmp_path):
+    """The signal comes when torch begins to be loaded, as a module of that name sees it."""
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "d2ue", "fit", "phantom", "--out", "r"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 130
+    assert ended.stderr == "d2ue: interrupted before anything was begun.\n"
 
 
 def test_scores_go_nowhere_else_than_asked(capsys, trained, bench_folder, tmp_path):

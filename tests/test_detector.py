@@ -64,6 +64,76 @@ def fitted(images):
         return detector(validation_fraction=0.3, contamination=0.2).fit(images)
 
 
+# --- arrays as people have them ---
+
+
+def readings(images):
+    """The same pictures, uint8 (n, h, w), in other forms."""
+    plain = torch.from_numpy(images)
+    padded = np.zeros((len(images), SIZE, 2 * SIZE), np.uint8)
+    padded[..., ::2] = images
+    frozen = images.copy()
+    frozen.flags.writeable = False
+    return {
+        "tensor": plain,
+        "channel": plain[:, None],
+        "list of tensors": list(plain),
+        "every other column": padded[..., ::2],
+        "turned twice": images[:, ::-1].copy()[:, ::-1],
+        "Fortran": np.asfortranarray(images),
+        "read only": frozen,
+        "masked nowhere": np.ma.masked_array(images),
+        "table": pd.DataFrame(images.reshape(len(images), -1)),
+        "sparse": plain.to_sparse(),
+        "big endian": images.astype(">u2").astype(np.uint8),
+    }
+
+
+def test_every_form_of_one_array_gives_one_detector(images, new):
+    images, new = np.squeeze(images), np.squeeze(new)
+    expected = detector().fit(images).anomaly_score(new)
+    for (name, train), test in zip(readings(images).items(), readings(new).values(), strict=True):
+        found = detector().fit(train).anomaly_score(test)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_tensors_of_every_width_with_gradients(images, kind):
+    """Quarters of 64 levels are exact in each, so each is the same pictures."""
+    levels = torch.from_numpy(np.squeeze(images) // 4).to(kind) / 64
+    expected = detector().fit(levels.double().numpy())
+    found = detector().fit(levels.requires_grad_())
+    assert np.array_equal(found.anomaly_score(levels), expected.anomaly_score(levels))
+
+
+def test_what_is_no_picture_is_refused_in_a_sentence(images, refused):
+    images = np.squeeze(images)
+    hidden = np.ma.masked_array(images, images > 200)
+    with refused("masked"):
+        detector().fit(hidden)
+    for values, about in (
+        (torch.zeros(20, SIZE, SIZE, dtype=torch.complex64), "complex"),
+        (torch.zeros(20, SIZE, SIZE, device="meta"), "meta"),
+        ([torch.zeros(4, 4), torch.zeros(5, 5)], "one shape"),
+    ):
+        with refused(about):
+            detector().fit(values)
+
+
+def test_modes_of_torch_change_nothing(images, new, tmp_path):
+    expected = detector().fit(images)
+    expected.save(tmp_path / "d")
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            found = detector().fit(images)
+            inside = found.anomaly_score(new)
+            loaded = D2UE.load(tmp_path / "d")
+        for scores in (inside, found.anomaly_score(new), loaded.anomaly_score(new)):
+            assert np.array_equal(scores, expected.anomaly_score(new))
+        with mode():
+            assert np.array_equal(loaded.anomaly_map(new), expected.anomaly_map(new))
+
+
 # --- scikit-learn's own checks ---
 
 

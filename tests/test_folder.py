@@ -1088,3 +1088,10 @@ def test_real_sets(name, counts, decoded):
         np.asarray(first.convert("L").resize((64, 64), Image.Resampling.BILINEAR)),
     )
     np.testing.assert_array_equal(load_images(REAL / name, 64).images, dataset.test.images)
+
+
+def test_plain_bitmaps_are_read_as_binary_ones(tmp_path):
+    (tmp_path / "a.pbm").write_text("P1\n4 1\n1 0 1 0\n")
+    (tmp_path / "b.pbm").write_bytes(b"P4\n4 1\n\xa0")
+    one, other = load_images(tmp_path, 4, progress=False).images[:, 0]
+    assert one[0].tolist() == other[0].tolist() == [0, 255, 0, 255]

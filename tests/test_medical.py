@@ -1,6 +1,7 @@
 """DICOM and NIfTI: windows, depth, orientation and slices by hand; every refusal in a sentence."""
 
 import builtins
+import io
 import sys
 import warnings
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from d2ue import D2UE
 from d2ue.cli.app import main
 from d2ue.datasets import ScanConfig, load, load_folder, load_images
 from d2ue.datasets.medical import scan_kind
@@ -469,9 +471,9 @@ CASES = {
     "compressed": ("a.dcm", compressed, ["compressed", "High-Throughput", "save it uncompressed"]),
     "truncated": (
         "a.dcm", lambda p: p.write_bytes(dicom(p, np.zeros((64, 64), "u2")).read_bytes()[:-999]),
-        ["damaged"],
+        ["cut short"],
     ),
-    "palette": ("a.dcm", lambda p: dicom(p, SMALL, photometric="PALETTE COLOR"), ["PALETTE COLOR"]),
+    "palette": ("a.dcm", lambda p: dicom(p, SMALL, photometric="PALETTE COLOR"), ["damaged"]),
     "deep colour": (
         "a.dcm", lambda p: dicom(p, np.zeros((2, 2, 3), np.uint16), photometric="RGB"), ["16 bits"],
     ),
@@ -604,3 +606,239 @@ def test_from_a_folder_of_volumes_to_scores(tmp_path, capsys):
         code, said = call("fit", tmp_path / "normal", "--out", tmp_path / "new", *tiny, *words)
         assert code == 2 and said.err.count("\n") == 1 and words[0][2:] in said.err
         assert not (tmp_path / "new").exists()
+
+
+# --- where samples lie in their words, and what is no part of the picture ---
+
+RAMP = np.tile(np.arange(64, dtype=np.uint16) * 64, (64, 1))  # 0 ... 4032, of 12 bits
+WHOLE = {"WindowCenter": 2048, "WindowWidth": 4096, "VOILUTFunction": "LINEAR_EXACT"}
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int16])
+def test_bits_in_their_word(tmp_path, kind):
+    """12 bits of 16: at the bottom, at the top, and with an overlay in the bits above."""
+    ramp = RAMP.astype(kind) - (2048 if kind is np.int16 else 0)
+    more = dict(WHOLE, WindowCenter=0) if kind is np.int16 else WHOLE
+    plain = pixels(dicom(tmp_path / "a.dcm", ramp, bits=12, **more), 64)
+    assert plain[0, [0, 32, 63]].tolist() == [0, 128, 251]  # 255 x / 4096
+    high = dicom(tmp_path / "b.dcm", ramp << 4, bits=12, HighBit=15, **more)
+    assert (pixels(high, 64) == plain).all()
+    drawn = ramp & kind(0xFFF)
+    drawn[20:40] |= kind(0x1000)
+    overlaid = dicom(tmp_path / "c.dcm", drawn, bits=12, **more)
+    assert (pixels(overlaid, 64) == plain).all()
+
+
+def compressed(path, stored, **elements):
+    """The same as JPEG 2000, lossless."""
+    dicom(path, stored, **elements)
+    data = pydicom.dcmread(path)
+    stream = io.BytesIO()
+    Image.fromarray(stored).save(stream, "JPEG2000", no_jp2=True, irreversible=False)
+    data.file_meta.TransferSyntaxUID = pydicom.uid.JPEG2000Lossless
+    data.PixelData = pydicom.encaps.encapsulate([stream.getvalue()])
+    data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_bits_of_compressed_samples(tmp_path, refused):
+    plain = pixels(dicom(tmp_path / "a.dcm", RAMP, bits=12, **WHOLE), 64)
+    drawn = RAMP.copy()
+    drawn[20:40] |= 0x1000
+    assert (pixels(compressed(tmp_path / "b.dcm", drawn, bits=12, **WHOLE), 64) == plain).all()
+    high = compressed(tmp_path / "c.dcm", RAMP << 4, bits=12, HighBit=15, **WHOLE)
+    with refused("c.dcm", "bit 15"):
+        pixels(high, 64)
+
+
+def lut(count, first, bits, data, signed=False):
+    item = pydicom.Dataset()
+    item.add_new("LUTDescriptor", "SS" if signed else "US", [count, first, bits])
+    item.add_new("LUTData", "OW" if isinstance(data, bytes) else "US", data)
+    return pydicom.Sequence([item])
+
+
+TABLES = {
+    "12 bits said and held": (12, list(range(4096))),
+    "16 bits said, 12 held": (16, list(range(4096))),
+    "16 bits said, 8 held": (16, [v // 16 for v in range(4096)]),
+    "bytes in words": (8, bytes(v // 16 for v in range(4096))),
+    "words of 8 bits": (8, words(*(v // 16 for v in range(4096)))),
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_of_any_width_are_white_at_their_largest_entry(tmp_path, table):
+    bits, data = TABLES[table]
+    path = dicom(tmp_path / "a.dcm", RAMP, VOILUTSequence=lut(4096, 0, bits, data))
+    found = pixels(path, 64)[0, [0, 16, 32, 63]]
+    assert np.abs(found.astype(int) - [0, 64, 128, 251]).max() <= 1
+    # The same table before a window: what is looked up is what the window is about.
+    path = dicom(
+        tmp_path / "b.dcm", RAMP, ModalityLUTSequence=lut(4096, 0, bits, data),
+        VOILUTFunction="LINEAR_EXACT", WindowCenter=1000, WindowWidth=100,
+    )  # fmt: skip
+    top = max(data) if not isinstance(data, bytes) or (bits == 8 and len(data) == 4096) else 255
+    expected = 255 if top > 1000 else 0
+    assert pixels(path, 64)[0, 63] == expected
+
+
+def test_tables_in_signed_units_and_too_short_ones(tmp_path, refused):
+    stored = np.array([[0, 1], [2, 3]], np.int16) - 2
+    table = lut(3, -1, 8, [0, 100, 200], signed=True)
+    path = dicom(tmp_path / "a.dcm", stored, VOILUTSequence=table)
+    assert pixels(path, 2).tolist() == [[0, 0], [128, 255]]  # -2 and -1 take the first entry
+    with refused("b.dcm", "lookup table"):
+        pixels(dicom(tmp_path / "b.dcm", stored, VOILUTSequence=lut(9, 0, 16, [1, 2])), 2)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_is_black_and_no_part_of_the_percentiles(tmp_path, photometric):
+    inner = np.tile(np.arange(8, dtype=np.int16) * 100, (8, 1))
+    stored = inner.copy()
+    stored[:, :4] = -2000
+    path = dicom(
+        tmp_path / "a.dcm", stored, photometric=photometric, RescaleSlope=1, RescaleIntercept=0
+    )
+    data = pydicom.dcmread(path)
+    data.add_new("PixelPaddingValue", "US", 2**16 - 2000)  # the other type, as some files have it
+    data.save_as(path)
+    found = pixels(path, 8, window="0%,100%")
+    expected = np.rint(255 * (inner[0, 4:].astype(float) - 400) / 300)
+    expected = 255 - expected if photometric == "MONOCHROME1" else expected
+    assert (found[:, :4] == 0).all() and (found[:, 4:] == expected).all()
+    data.add_new("PixelPaddingRangeLimit", "SS", 400)
+    data.save_as(path)
+    assert (pixels(path, 8, window="0%,100%")[:, 4] == 0).all()
+
+
+def test_shutters_hide_what_is_outside(tmp_path):
+    stored = np.full((8, 8), 200, np.uint8)
+    edges = {
+        "ShutterLeftVerticalEdge": 2, "ShutterRightVerticalEdge": 7,
+        "ShutterUpperHorizontalEdge": 1, "ShutterLowerHorizontalEdge": 8,
+    }  # fmt: skip
+    square = dicom(tmp_path / "a.dcm", stored, ShutterShape="RECTANGULAR", **edges)
+    expected = np.zeros((8, 8))
+    expected[1:7, 2:6] = 200  # between the edges, counted from 1
+    assert (pixels(square, 8) == expected).all()
+    disc = dicom(
+        tmp_path / "b.dcm", stored, ShutterShape="CIRCULAR",
+        CenterOfCircularShutter=[4, 4], RadiusOfCircularShutter=1,
+    )  # fmt: skip
+    assert np.count_nonzero(pixels(disc, 8)) == 5
+    corners = dicom(
+        tmp_path / "c.dcm", stored, ShutterShape="POLYGONAL",
+        VerticesOfThePolygonalShutter=[1, 1, 1, 4, 4, 4, 4, 1],
+    )  # fmt: skip
+    assert np.count_nonzero(pixels(corners, 8)) == 16 and pixels(corners, 8)[0, 0]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_float_pixels_are_read_by_percentiles(tmp_path, kind):
+    stored = (RAMP / 4032).astype(kind)
+    stored[0, 0] = np.nan
+    path = dicom(tmp_path / "a.dcm", RAMP)
+    data = pydicom.dcmread(path)
+    for name in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        delattr(data, name)
+    data.BitsAllocated = 8 * stored.itemsize
+    prefix = "Float" if kind is np.float32 else "DoubleFloat"
+    setattr(data, f"{prefix}PixelData", stored.tobytes())
+    setattr(data, f"{prefix}PixelPaddingValue", np.nan)
+    data.save_as(path)
+    for window in ("auto", "0%,100%"):
+        found = pixels(path, 64, window=window)
+        assert found[0, 0] == 0 and len(np.unique(found[1])) >= 62 and found.max() == 255
+
+
+def test_percentiles_of_many_frames_are_those_of_all_values(tmp_path):
+    """Counted frame by frame; the frames have units of their own."""
+    rng = np.random.default_rng(0)
+    for kind in (np.uint16, np.int16, np.uint32):
+        stored = rng.integers(0, 4000, (5, 16, 16)).astype(kind)
+        path = dicom(tmp_path / "a.dcm", stored, bits=stored.itemsize * 8)
+        data = pydicom.dcmread(path)
+        units = [(1, 0), (1, 0), (2, -1000), (0.5, 3), (1, 7)]
+        data.PerFrameFunctionalGroupsSequence = pydicom.Sequence(
+            [
+                sequence(
+                    PixelValueTransformationSequence=sequence(RescaleSlope=a, RescaleIntercept=b)
+                )[0]
+                for a, b in units
+            ]
+        )
+        data.save_as(path)
+        values = np.stack(
+            [a * f.astype(float) + b for f, (a, b) in zip(stored, units, strict=True)]
+        )
+        low, high = np.percentile(values, (0.5, 99.5))
+        expected = np.rint(255 * np.clip((values - low) / (high - low), 0, 1))
+        found = load_images([path], 16, progress=False, scan=ScanConfig("all")).images[:, 0]
+        assert np.abs(found - expected).max() <= 1  # float32 of 32-bit values rounds
+
+
+def test_a_palette_is_colours(tmp_path):
+    path = dicom(tmp_path / "a.dcm", np.array([[0, 1], [1, 0]], np.uint8))
+    data = pydicom.dcmread(path)
+    data.PhotometricInterpretation = "PALETTE COLOR"
+    for name, values in (("Red", (0, 255)), ("Green", (0, 128)), ("Blue", (255, 0))):
+        data.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [2, 0, 16])
+        setattr(data, f"{name}PaletteColorLookupTableData", words(*(257 * v for v in values)))
+    data.save_as(path)
+    first, second = round(0.114 * 255), round(0.299 * 255 + 0.587 * 128)
+    assert pixels(path, 2).tolist() == [[first, second], [second, first]]
+
+
+@pytest.mark.parametrize("how", ["frame missing", "stream cut", "file cut"])
+def test_damage_inside_is_refused(tmp_path, refused, how):
+    if how == "file cut":
+        path = dicom(tmp_path / "a.dcm", np.stack([RAMP] * 3), bits=12)
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        path = compressed(tmp_path / "a.dcm", RAMP, bits=12)
+        data = pydicom.dcmread(path)
+        (stream,) = pydicom.encaps.generate_frames(data.PixelData, number_of_frames=1)
+        data.PixelData = pydicom.encaps.encapsulate([stream[: len(stream) // 2 // 2 * 2]])
+        if how == "frame missing":
+            data.NumberOfFrames = 2
+            data.PixelData = pydicom.encaps.encapsulate([stream])
+        data["PixelData"].is_undefined_length = True
+        data.save_as(path)
+    with refused("a.dcm"):
+        load_images([path], 64, progress=False, scan=ScanConfig("all"))
+
+
+def test_a_runs_window_and_slices_are_kept_everywhere(tmp_path, monkeypatch):
+    """fit, score, load, save, recalibrate: one and the same picture of a file."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for folder, n in (("normal", 12), ("new", 3)):
+        for i in range(n):
+            values = rng.normal(35, 5, (16, 16, 4))
+            values[:3], values[-3:] = -1000, 1200
+            nifti(tmp_path / folder / f"{i}.nii", values.astype(np.int16))
+    scan = {"window": "40,80", "slices": "all", "axis": "coronal"}
+    detector = D2UE(
+        n_learners=2, epochs=1, batch_size=8, image_size=16, contamination=0.2, **scan
+    ).fit(tmp_path / "normal")
+    scores = detector.anomaly_score(tmp_path / "new")
+    assert len(scores) == 3 * 16
+    detector.save(tmp_path / "saved")
+    manifest = next((tmp_path / "saved").glob("ensemble-*/ensemble.json"))
+    for file in (manifest, tmp_path / "saved" / "detector.json"):
+        assert '"window": "40,80"' in file.read_text()
+    loaded = D2UE.load(tmp_path / "saved").recalibrate(0.3, "output").recalibrate(0.2, "dual")
+    assert loaded.get_params()["window"] == "40,80"
+    assert np.array_equal(loaded.anomaly_score(tmp_path / "new"), scores)
+    with pytest.raises(SystemExit):
+        main(["score", str(tmp_path / "saved"), str(tmp_path / "new"), "--out", "s.csv"])
+    written = np.loadtxt("s.csv", delimiter=",", skiprows=1, usecols=2, comments=None)
+    np.testing.assert_allclose(written, scores, rtol=1e-6)
+    # One option is changed: the others stay those of the run.
+    with pytest.raises(SystemExit):
+        main(["score", str(tmp_path / "saved"), str(tmp_path / "new"), "--out", "t.csv",
+              "--slices", "0:2"])  # fmt: skip
+    few = np.loadtxt("t.csv", delimiter=",", skiprows=1, usecols=2, comments=None)
+    np.testing.assert_allclose(few, scores.reshape(3, 16)[:, :2].ravel(), rtol=1e-6)

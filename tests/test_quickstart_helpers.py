@@ -122,7 +122,12 @@ def test_a_sample_keeps_order_and_the_share_of_classes():
 def test_results_are_saved_as_files_that_can_be_read_back(tmp_path, table):
     figure = plotting.auc_by_seed(table, {0.0: "none", 1.0: "repulsion"})
     folder = save_results(tmp_path / "a" / "b", {"seeds": 2}, {"scores": table}, {"auc": figure})
-    assert sorted(p.name for p in folder.iterdir()) == ["auc.png", "parameters.json", "scores.csv"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        ".d2ue",
+        "auc.png",
+        "parameters.json",
+        "scores.csv",
+    ]
     assert json.loads((folder / "parameters.json").read_text())["parameters"] == {"seeds": 2}
     read = pd.read_csv(folder / "scores.csv", index_col=0)
     pd.testing.assert_frame_equal(read, table, check_dtype=False)  # 1.0 is written as 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -58,7 +58,8 @@ class Audit:
         images: grey pixels, uint8 (n, 64, 64).
         pairs: near duplicates, a row a pair: first, second (rows of `files`), kind (of `KINDS`),
             symmetry, coarse, fine.
-        candidates: all pairs of coarse correlation 0.9 or more.
+        candidates: pairs of coarse correlation 0.9 or more: all, or of more than 20 an image those
+            that hold every cluster together (`candidates.total` says how many there were).
         properties: what file properties tell: comparison, property, AUC with interval, n.
         identifiers: patients or sources by file name: a row each, images in every part; None
             without a pattern.
@@ -143,12 +144,8 @@ def audit(
     files = pd.concat([pd.DataFrame(rows, columns=["name", "split", "label"]), found], axis=1)
     readable = np.flatnonzero(files["problem"] == "")
     candidates, nearest, neighbour = find_pairs(images[readable])
-    candidates = Pairs(
-        readable[candidates.first],
-        readable[candidates.second],
-        candidates.symmetry,
-        candidates.coarse,
-        candidates.fine,
+    candidates = replace(
+        candidates, first=readable[candidates.first], second=readable[candidates.second]
     )
     pairs = _near_duplicates(files, readable, candidates)
     files["cluster"] = clusters_of(len(files), pairs["first"], pairs["second"])

@@ -17,12 +17,12 @@ and adjacent slices of one tumour reach a fine correlation of 0.92.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 RESOLUTION = 64  # pixels a side of the pictures that are compared
 SAME = 0.99  # coarse correlation of a re-encoded, resized or brightened copy
@@ -31,6 +31,8 @@ SYMMETRIES = (
     "as it is", "mirrored", "turned by 90", "turned by 90, mirrored",
     "turned by 180", "turned by 180, mirrored", "turned by 270", "turned by 270, mirrored",
 )  # fmt: skip
+MOST_PAIRS = 20  # kept an image; of more, those that hold the clusters together
+_COLUMNS = ("first", "second", "symmetry", "coarse", "fine")
 _BLOCK = 512
 _FAINT = 0.25  # grey levels: contrast below it is noise, and correlates with nothing
 
@@ -43,6 +45,7 @@ class Pairs:
         first, second: positions of the images, shape (k,).
         symmetry: index into `SYMMETRIES`: what turns the second into the first.
         coarse, fine: correlations, -1 to 1; fine is NaN where coarse decides alone.
+        total: how many pairs there were, of which these are kept.
     """
 
     first: np.ndarray
@@ -50,12 +53,22 @@ class Pairs:
     symmetry: np.ndarray
     coarse: np.ndarray
     fine: np.ndarray
+    total: int
 
     @property
     def near(self) -> np.ndarray:
         """bool, shape (k,): whether it is a near duplicate."""
         coarse, fine = ALTERED
         return (self.coarse >= SAME) | ((self.coarse >= coarse) & (self.fine >= fine))
+
+    def at(self, which: np.ndarray) -> Pairs:
+        """The pairs at some positions."""
+        return replace(self, **{name: getattr(self, name)[which] for name in _COLUMNS})
+
+    def joined(self, other: Pairs) -> Pairs:
+        """These and others."""
+        both = {n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in _COLUMNS}
+        return Pairs(**both, total=self.total + other.total)
 
 
 def transform(images: np.ndarray, symmetry: int) -> np.ndarray:
@@ -71,8 +84,9 @@ def find_pairs(images: np.ndarray) -> tuple[Pairs, np.ndarray, np.ndarray]:
         images: uint8, shape (n, 64, 64).
 
     Returns:
-        All pairs of coarse correlation 0.9 or more; each image's largest coarse correlation with
-        another, shape (n,), and that image's position (-1 and -1 where there is one image only).
+        All pairs of coarse correlation 0.9 or more; where they are more than 20 an image, those
+        that `spanning` keeps. Each image's largest coarse correlation with another, shape (n,), and
+        that image's position (-1 and -1 where there is one image only).
     """
     n = len(images)
     x = images.astype(np.float32)
@@ -83,7 +97,7 @@ def find_pairs(images: np.ndarray) -> tuple[Pairs, np.ndarray, np.ndarray]:
     own = _unit(coarse)
     turned = [_unit(transform(coarse, s)) for s in range(8)]
     nearest, neighbour = np.full(n, -1.0, np.float32), np.full(n, -1)
-    found = []
+    kept, total = _no_pairs(), 0
     for top in range(0, n, _BLOCK):
         for left in range(top, n, _BLOCK):
             rows, columns = own[top : top + _BLOCK], slice(left, left + _BLOCK)
@@ -99,13 +113,42 @@ def find_pairs(images: np.ndarray) -> tuple[Pairs, np.ndarray, np.ndarray]:
             i, j = np.nonzero(best >= ALTERED[0])
             if top == left:
                 i, j = i[i < j], j[i < j]
-            found.append((i + top, j + left, products[:, i, j].argmax(0), best[i, j]))
-    columns = [np.concatenate(part) for part in zip(*found, strict=True)] if found else [[]] * 4
-    first, second, symmetry = (np.asarray(c, np.int64) for c in columns[:3])
-    values = np.asarray(columns[3], np.float32)
-    pairs = Pairs(first, second, symmetry, values, np.full(len(first), np.nan, np.float32))
-    _compare_fine(pairs, fine)
-    return pairs, nearest, neighbour
+            found = Pairs(
+                i + top, j + left, products[:, i, j].argmax(0), best[i, j],
+                np.full(len(i), np.nan, np.float32), len(i),
+            )  # fmt: skip
+            _compare_fine(found, fine)
+            total += len(i)
+            kept = kept.joined(found)
+            if len(kept.first) > MOST_PAIRS * n + _BLOCK**2:
+                kept = spanning(n, kept)
+    if total > MOST_PAIRS * n:
+        kept = spanning(n, kept)
+    order = np.lexsort((kept.second, kept.first))
+    return replace(kept.at(order), total=total), nearest, neighbour
+
+
+def spanning(n: int, pairs: Pairs) -> Pairs:
+    """So many pairs of n images that every rule finds the clusters that it finds by all of them.
+
+    The maximum spanning forests of the coarse and of the fine correlation: cut at any threshold, a
+    forest links the images that all pairs above it link. At most 2 (n - 1) pairs.
+    """
+    chosen = np.zeros(len(pairs.first), bool)
+    for values in (pairs.coarse, pairs.fine):
+        known = np.flatnonzero(np.isfinite(values))
+        # Lower is closer here, and 0 would be no link at all: correlations reach 1.
+        length = 2.0 - values[known].astype(np.float64)
+        ends = pairs.first[known], pairs.second[known]
+        tree = minimum_spanning_tree(coo_matrix((length, ends), shape=(n, n))).tocoo()
+        codes = ends[0] * n + ends[1]
+        chosen[known[np.isin(codes, tree.row.astype(np.int64) * n + tree.col)]] = True
+    return replace(pairs.at(np.flatnonzero(chosen)), total=pairs.total)
+
+
+def _no_pairs() -> Pairs:
+    whole, values = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    return Pairs(whole, whole, whole, values, values, 0)
 
 
 def _compare_fine(pairs: Pairs, fine: np.ndarray, block: int = 2048) -> None:
@@ -114,6 +157,16 @@ def _compare_fine(pairs: Pairs, fine: np.ndarray, block: int = 2048) -> None:
     pictures = fine.reshape(-1, RESOLUTION, RESOLUTION)
     for symmetry in range(8):
         own = open_[pairs.symmetry[open_] == symmetry]
+        first, second = np.unique(pairs.first[own]), np.unique(pairs.second[own])
+        if len(own) > 0.02 * len(first) * len(second):  # most of a block: one product of matrices
+            turned = transform(pictures[second], symmetry).reshape(len(second), -1)
+            products = fine[first] @ turned.T
+            places = (
+                np.searchsorted(first, pairs.first[own]),
+                np.searchsorted(second, pairs.second[own]),
+            )
+            pairs.fine[own] = products[places]
+            continue
         for start in range(0, len(own), block):
             part = own[start : start + block]
             turned = transform(pictures[pairs.second[part]], symmetry).reshape(len(part), -1)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from d2ue.audit import ALTERED, KINDS, SAME, SYMMETRIES, Audit, transform
 from d2ue.audit.duplicates import clusters_of
-from d2ue.errors import InputError
+from d2ue.datasets.results_folder import claim
 from d2ue.plotting import webpage
 from d2ue.store.files import write_text, writing
 
@@ -44,12 +44,14 @@ def summary(found: Audit) -> dict[str, Any]:
                 "with a near duplicate in training": int(found.leaked[own].sum()),
             }
     sizes = np.bincount(cluster)
+    kept = len(found.candidates.first)
     result: dict[str, Any] = {
         "name": found.name,
         "parts": parts,
         "near duplicates": {
             "rule": {"coarse": SAME, "or coarse and fine": list(ALTERED)},
             "pairs": {k: int((found.pairs["kind"] == k).sum()) for k in KINDS},
+            "alike in the coarse": {"pairs": found.candidates.total, "kept": kept},
             "turned or mirrored": int((found.pairs["symmetry"] > 0).sum()),
             "by parts": _by_parts(found),
             "images in a cluster of two or more": int((sizes[cluster] > 1).sum()),
@@ -105,6 +107,14 @@ def text_report(found: Audit) -> str:
             line += f", {n['with a near duplicate in training']} one in training"
         lines.append(line + ".")
     near = s["near duplicates"]
+    alike = near["alike in the coarse"]
+    if alike["kept"] < alike["pairs"]:
+        lines += [
+            "",
+            f"{alike['pairs']} pairs are alike in the coarse (correlation of {ALTERED[0]} or "
+            f"more). Kept and counted below are {alike['kept']} of them, which link the same "
+            "clusters as all.",
+        ]
     kinds = ", ".join(f"{n} {kind}" for kind, n in near["pairs"].items())
     lines += [
         "",
@@ -133,8 +143,8 @@ def text_report(found: Audit) -> str:
             f"  {row['comparison']}, by {row['property']}: {row['auc']:.3f} "
             f"({row['low']:.3f} to {row['high']:.3f}), n = {row['n']}"
         )
-    alike = ", ".join(f"{k} {v}" for k, v in s["properties alike for all"].items())
-    lines += [f"  alike for all: {alike or 'none'}."]
+    same = ", ".join(f"{k} {v}" for k, v in s["properties alike for all"].items())
+    lines += [f"  alike for all: {same or 'none'}."]
     if "identifiers" in s:
         n = s["identifiers"]
         lines += [
@@ -210,17 +220,13 @@ def write_report(found: Audit, out: str | os.PathLike[str], *, pictures: bool = 
 
     Args:
         found: an audit.
-        out: folder; made if need be, files of these names in it are replaced.
+        out: folder; new, empty, or with an earlier report, which is replaced.
         pictures: also pairs.png and distances.png.
 
     Raises:
         InputError: if it cannot be written.
     """
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file: give --out a folder.")
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = claim(out)
     write_text(folder / "report.txt", text_report(found))
     write_text(folder / "report.json", json.dumps(summary(found), indent=1) + "\n")
     write_text(folder / "clusters.csv", clusters_csv(found))

@@ -7,16 +7,19 @@ sentence on standard error and exit code 2; Ctrl-C in exit code 130.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
+from d2ue import __version__
+from d2ue.__main__ import INTERRUPTED
 from d2ue.cli.notebooks import NOTEBOOKS, TABLE_NOTEBOOKS
+from d2ue.cli.outputs import check_apart, check_file, check_maps
 from d2ue.config import METHODS, ScoreConfig, TrainConfig
 from d2ue.datasets import (
     BUILT_IN,
@@ -30,23 +33,23 @@ from d2ue.datasets import (
 )
 from d2ue.datasets.arrays import Reading
 from d2ue.datasets.registry import ZENODO
+from d2ue.datasets.results_folder import check_result_folder, claim
 from d2ue.ensemble import resolve_device
 from d2ue.errors import D2UEError, InputError
 from d2ue.fast.steps import check_precision
 from d2ue.similarity import SIMILARITIES
 from d2ue.store.files import check_writable, reading, write_text
 from d2ue.store.learners import Store
-from d2ue.store.runs import MANIFEST, check_run_folder, fit_run, run_scan
+from d2ue.store.runs import check_run_folder, fit_run
 
 DEFAULTS = TrainConfig()
-INTERRUPTED = 130  # the exit code that shells give to Ctrl-C
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,  # plain help, the same on every terminal
     pretty_exceptions_enable=False,
-    help="Anomaly detection by the disagreement of diverse autoencoders (D2UE, MICCAI 2024).",
 )
 
 Data = Annotated[
@@ -77,6 +80,16 @@ Window = Annotated[
     str | None,
     typer.Option(help="of scans: CENTRE,WIDTH, percentiles 1%,99%, or auto (the file's own); auto"),
 ]
+
+
+@app.callback()
+def version(
+    show: Annotated[bool, typer.Option("--version", help="print the version and end")] = False,
+) -> None:
+    """Anomaly detection by the disagreement of diverse autoencoders (D2UE, MICCAI 2024)."""
+    if show:
+        typer.echo(f"d2ue {__version__}")
+        raise typer.Exit
 
 
 @app.command()
@@ -175,7 +188,7 @@ def fit(
     if held_out is not None and contamination is not None:
         threshold = measure(ensemble, held_out, contamination, progress=True)
         method = "dual" if "dual" in threshold.scores else "ensemble"
-        saved.attach(out, saved.Record(method, threshold, Reading(), fraction))
+        saved.attach(out, saved.Record(method, threshold, Reading(), fraction, scan))
         typer.echo(threshold.shortfall or threshold.describe())
 
 
@@ -222,16 +235,17 @@ def score(
     from d2ue.uncertainty import image_scores, score_maps
 
     ScoreConfig(method or "dual")
-    scan = _scan(slices, axis, window)
+    _scan(slices, axis, window)  # refused before a run is read
     reporting.check_map_format(map_format)
     if top < 1:
         raise InputError(f"--top must be at least 1, not {top}.")
-    _check_file(out, "--out")
+    check_file(out, "--out", "table")
     if report is not None:
-        _check_file(report, "--report")
+        check_file(report, "--report", "page")
+    check_apart({"--out": out, "--report": report, "--maps": maps})
     if maps is not None:
-        _check_maps(maps, folder)
-    ensemble, record = saved.load_any(run, device)
+        check_maps(maps, "" if folder in BUILT_IN else folder)
+    ensemble, record, of_run = saved.load_any(run, device)
     size = ensemble.config.image_size
     if image_size not in (None, size):
         raise InputError(
@@ -247,15 +261,16 @@ def score(
     elif contamination is not None:
         raise InputError(f"{run} has no held-out scores: fit it with --contamination.")
     settings = ScoreConfig(method or ("dual" if record is None else record.method))
-    # Scans are scored in the window in which they were trained on, unless told otherwise.
-    of_run = run_scan(run) if (run / MANIFEST).exists() else None
-    images = _scored_images(folder, size, scan, of_run)
+    # Scans are read as those that were trained on, unless told otherwise.
+    images = _scored_images(folder, size, _scan(slices, axis, window, of_run))
     scores = image_scores(ensemble, images.images, settings, progress=True)
     scored = reporting.Scored(images, scores, settings.method, threshold)
 
     def map_of(pixels: np.ndarray) -> np.ndarray:
         return score_maps(ensemble, pixels, settings)
 
+    if maps is not None:
+        claim(maps)
     write_text(out, scored.csv())
     typer.echo(f"{out}: {' '.join(scored.summary)}")
     if maps is not None:
@@ -498,8 +513,9 @@ def audit_folder(
 
     if clean not in (None, "train", "random"):
         raise InputError(f"--clean is train or random, not {clean!r}.")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file: give --out a folder.")
+    if seed < 0:
+        raise InputError(f"--seed is a whole number from 0, not {seed}.")
+    check_result_folder(out)
     found = audit(folder, id_pattern=id_pattern)
     write_report(found, out)
     typer.echo(text_report(found))
@@ -551,6 +567,7 @@ def export(
         is_there = store.is_dir()
     if not is_there:
         raise InputError(f"There is no folder {store}: 'd2ue reproduce' makes one.")
+    check_file(out, "--out", "export")
     records = results.read_records(store)
     names = [n for n, r in records.items() if not dataset or r.data.name in dataset]
     there = {record.data.name for record in records.values()}
@@ -580,8 +597,9 @@ def import_(
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command, turn errors into a sentence and an exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(given or ["--help"], standalone_mode=False)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except D2UEError as error:
@@ -608,6 +626,7 @@ def _check_pages(
             is_taken = any(p.is_file() for p in (folders[each], *folders[each].parents))
         if is_taken:
             raise InputError(f"{folders[each]} is a file, or lies under one: give --out a folder.")
+        check_result_folder(folders[each])
         check_writable(folders[each])
     for key in given.keys() - {"progress"}:
         raise InputError(
@@ -673,18 +692,18 @@ def _jobs(text: str) -> int:
     return int(text)
 
 
-def _scan(slices: str | None, axis: str | None, window: str | None) -> ScanConfig | None:
-    """The options for scans; None where none of them is given."""
+def _scan(
+    slices: str | None, axis: str | None, window: str | None, base: ScanConfig | None = None
+) -> ScanConfig | None:
+    """The options for scans, over those of a run; None where nothing is given."""
     given = {"slices": slices, "axis": axis, "window": window}
     given = {name: value for name, value in given.items() if value is not None}
-    return ScanConfig(**given) if given else None
+    return replace(base or ScanConfig(), **given) if given else base
 
 
-def _scored_images(
-    folder: str, image_size: int, scan: ScanConfig | None, of_run: ScanConfig | None
-) -> ImageSet:
+def _scored_images(folder: str, image_size: int, scan: ScanConfig | None) -> ImageSet:
     if folder not in BUILT_IN:
-        return load_images(folder, image_size, scan=scan or of_run)
+        return load_images(folder, image_size, scan=scan)
     return load(folder, image_size, scan=scan).labelled
 
 
@@ -705,30 +724,6 @@ def _hold_out(
         return normal, held_out
     which = hold_out(len(normal), fraction, config.seed, config.batch_size)
     return normal.select(np.setdiff1d(np.arange(len(normal)), which)), normal.select(which)
-
-
-def _check_file(path: Path, option: str) -> None:
-    """Refuse early what could not be written after minutes of scoring."""
-    with reading(path):
-        is_folder, parent = path.is_dir(), path.resolve().parent
-    if is_folder:
-        raise InputError(f"{path} is a folder: give {option} the name of a file.")
-    if not parent.is_dir():
-        raise InputError(f"There is no folder {parent} to write {path.name} into: make it first.")
-    if not os.access(parent, os.W_OK):
-        raise InputError(f"{parent} cannot be written to: give {option} another place.")
-
-
-def _check_maps(maps: Path, folder: str) -> None:
-    """Refuse a folder that is a file, or in which overlays would be found as images to score."""
-    if maps.exists() and not maps.is_dir():
-        raise InputError(f"{maps} is a file: give --maps a folder.")
-    images = Path(folder).resolve()
-    if folder not in BUILT_IN and (maps.resolve() == images or images in maps.resolve().parents):
-        raise InputError(
-            f"{maps} is in the folder of the images, where overlays would be taken for images: "
-            "give --maps another folder."
-        )
 
 
 def _sentence(message: str) -> str:

@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from d2ue.datasets.decode import to_square
 from d2ue.errors import InputError
@@ -165,6 +167,42 @@ def as_paths(images: Any) -> Paths | None:
         if listed and all(isinstance(path, str | os.PathLike) for path in listed):
             return listed
     return None
+
+
+def as_array(images: Any) -> Any:
+    """What people hold images in, as an array or a table: tensors of any kind, lists of either.
+
+    Raises:
+        InputError: if it cannot be read as one, or some of its values are masked.
+    """
+    if isinstance(images, Sequence) and any(isinstance(image, Tensor) for image in images):
+        images = [as_array(image) for image in images]
+    if isinstance(images, Tensor):
+        try:
+            images = images.detach()
+            if images.layout != torch.strided:
+                images = images.to_dense()
+            # NumPy has no bfloat16 and no 8-bit floats; float32 holds all of theirs.
+            small = images.is_floating_point() and images.dtype != torch.float64
+            return (images.float() if small else images).cpu().resolve_conj().resolve_neg().numpy()
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            raise InputError(
+                f"A tensor of {images.dtype} on {images.device} cannot be read as images: give "
+                "plain numbers on a device that holds them."
+            ) from error
+    if np.ma.is_masked(images):
+        raise InputError("Some values of the images are masked: fill them, or leave them out.")
+    if isinstance(images, np.ma.MaskedArray):
+        return np.asarray(images)
+    if hasattr(images, "ndim"):
+        return images
+    try:
+        return np.asarray(images)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "The images in a list must be of one shape: give arrays of equal size, or a list of "
+            "image files."
+        ) from error
 
 
 def as_stack(images: np.ndarray) -> np.ndarray:

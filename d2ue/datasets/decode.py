@@ -194,8 +194,8 @@ def _is_deep(image: Image.Image, file: BinaryIO) -> bool:
         words = [decoder, *(word for word in args if isinstance(word, str))]
         if any(_DEEP_RAW_MODE.search(word) for word in words):
             return True
-        if decoder.startswith("ppm") and args[-1] > 255:  # the largest value the file declares
-            return True
+        if decoder.startswith("ppm") and isinstance(args[-1], int) and args[-1] > 255:
+            return True  # the largest value that the file declares; bitmaps declare none
     return False
 
 

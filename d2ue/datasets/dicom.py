@@ -96,9 +96,9 @@ class _File:
         self.native = not data.file_meta.TransferSyntaxUID.is_encapsulated
         element = data.get_item(next(name for name in _PIXELS if name in data))
         length = getattr(element, "length", 0)  # what was read already is whole
-        if not deflated and length != 0xFFFFFFFF:
-            if length + getattr(element, "value_tell", 0) > os.path.getsize(path):
-                raise refuse(path, "is cut short (truncated): copy it again or remove it")
+        end = getattr(element, "value_tell", 0) + (0 if length == 0xFFFFFFFF else length)
+        if not deflated and end > os.path.getsize(path):
+            raise refuse(path, "is cut short (truncated): copy it again or remove it")
         self.bits = int(data.get("BitsStored") or 0)  # float pixels have none
         high = data.get("HighBit")
         self.shift = 0 if high is None or not self.bits else int(high) + 1 - self.bits

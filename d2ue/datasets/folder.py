@@ -41,6 +41,7 @@ from d2ue.datasets.medical import (
     is_index_of_a_disc,
     scan_kind,
 )
+from d2ue.datasets.results_folder import is_result
 from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
 from d2ue.errors import InputError
 
@@ -292,6 +293,11 @@ def _refuse_mixed(folder: Path) -> None:
 def find_images(folder: Path, *, refuse_splits: bool = False) -> list[str]:
     """Names of all images below a folder, relative to it, in natural order."""
     names = []
+    if is_result(folder):
+        raise InputError(
+            f"{show(folder)} holds results of this program, not images to work on: give the "
+            "folder of the images."
+        )
     for below, entry in _walk(folder):
         if refuse_splits:
             _refuse_split(folder / below, entry)
@@ -337,6 +343,8 @@ def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                 continue
             yield below, entry
             if os.path.isdir(entry.path) and not _has_extension(entry.name):
+                if is_result(entry.path):  # maps, reports and pages, with pictures of their own
+                    continue
                 waiting.append(posixpath.join(below, entry.name))
 
 

@@ -26,6 +26,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from d2ue.config import ScoreConfig, TrainConfig
 from d2ue.datasets.arrays import (
     Reading,
+    as_array,
     as_paths,
     as_pictures,
     as_stack,
@@ -33,6 +34,7 @@ from d2ue.datasets.arrays import (
     refuse_shared,
 )
 from d2ue.datasets.folder import load_folder, load_images
+from d2ue.datasets.medical import ScanConfig
 from d2ue.datasets.types import ImageSet
 from d2ue.detector import saved
 from d2ue.detector.saved import Record
@@ -96,6 +98,8 @@ class D2UE(OutlierMixin, BaseEstimator):
         learning_rate: Adam's; None = the paper's for the backbone.
         image_shape: (height, width) of flat images.
         pixel_range: (low, high), the values of arrays that are black and white.
+        slices, axis, window: which slices of DICOM and NIfTI files are images, and which of their
+            values are black and white; as for `d2ue.ScanConfig`. Pictures and arrays have none.
         validation_fraction: share of the images given to `fit` that is not trained on and sets the
             threshold.
         store: folder in which learners are kept by their content and found again, also after a
@@ -112,6 +116,7 @@ class D2UE(OutlierMixin, BaseEstimator):
         validation_index_: positions of the held-out images among those given to `fit`, int (k,);
             empty where `validation` was given. Not kept by `save`.
         reading_: how arrays become images, as fixed at `fit`.
+        scan_: how scans become images, as fixed at `fit`.
         n_features_in_: values of a row, where `fit` was given a table.
         feature_names_in_: its columns, where they are named.
 
@@ -137,6 +142,9 @@ class D2UE(OutlierMixin, BaseEstimator):
         learning_rate: float | None = None,
         image_shape: tuple[int, int] | None = None,
         pixel_range: tuple[float, float] | None = None,
+        slices: str = "middle",
+        axis: str = "axial",
+        window: str = "auto",
         validation_fraction: float = 0.1,
         store: str | os.PathLike[str] | None = None,
         progress: bool = False,
@@ -156,6 +164,9 @@ class D2UE(OutlierMixin, BaseEstimator):
         self.learning_rate = learning_rate
         self.image_shape = image_shape
         self.pixel_range = pixel_range
+        self.slices = slices
+        self.axis = axis
+        self.window = window
         self.validation_fraction = validation_fraction
         self.store = store
         self.progress = progress
@@ -181,6 +192,7 @@ class D2UE(OutlierMixin, BaseEstimator):
         self._check_method(self.method, config.n_learners)
         check_contamination(self.contamination)
         resolve_device(self.device)
+        self.scan_ = ScanConfig(self.slices, self.axis, self.window)
         images, how = self._first_look(X)
         if validation is None:
             index = hold_out(len(images), self.validation_fraction, config.seed, config.batch_size)
@@ -297,7 +309,9 @@ class D2UE(OutlierMixin, BaseEstimator):
             NotFittedError: before `fit`.
         """
         check_is_fitted(self)
-        record = Record(self.method_, self.validation_, self.reading_, self.validation_fraction)
+        record = Record(
+            self.method_, self.validation_, self.reading_, self.validation_fraction, self.scan_
+        )
         saved.save(folder, self.ensemble_, record)
 
     @classmethod
@@ -313,7 +327,7 @@ class D2UE(OutlierMixin, BaseEstimator):
         """
         resolved = str(resolve_device(device))
         ensemble, record = saved.load(folder, resolved)
-        c, how = ensemble.config, record.reading
+        c, how, scan = ensemble.config, record.reading, record.scan or ScanConfig()
         detector = cls(
             backbone=c.backbone,
             n_learners=c.n_learners,
@@ -330,9 +344,12 @@ class D2UE(OutlierMixin, BaseEstimator):
             learning_rate=c.learning_rate,
             image_shape=how.image_shape,
             pixel_range=(how.low, how.high) if how.given else None,
+            slices=scan.slices,
+            axis=scan.axis,
+            window=scan.window,
             validation_fraction=record.validation_fraction,
         )
-        detector.ensemble_, detector.reading_ = ensemble, how
+        detector.ensemble_, detector.reading_, detector.scan_ = ensemble, how, scan
         detector.validation_index_ = np.empty(0, np.int64)
         if how.n_features is not None:
             detector.n_features_in_ = how.n_features
@@ -383,9 +400,12 @@ class D2UE(OutlierMixin, BaseEstimator):
                 delattr(self, name)
         if (paths := as_paths(X)) is not None:
             if isinstance(paths, str | os.PathLike) and not os.path.isfile(paths):
-                train = load_folder(paths, self.image_size, progress=self.progress).train
+                dataset = load_folder(
+                    paths, self.image_size, progress=self.progress, scan=self.scan_
+                )
+                train = dataset.train
             else:
-                train = load_images(paths, self.image_size, progress=self.progress)
+                train = load_images(paths, self.image_size, progress=self.progress, scan=self.scan_)
             return train.images, how
         values = self._numbers(X, how, reset=True)
         names = getattr(self, "feature_names_in_", None)
@@ -405,21 +425,14 @@ class D2UE(OutlierMixin, BaseEstimator):
     def _read(self, X: Any, how: Reading, image_size: int) -> np.ndarray:
         if (paths := as_paths(X)) is not None:
             how.check_kind(True, "image files")
-            return load_images(paths, image_size, progress=self.progress).images
+            return load_images(paths, image_size, progress=self.progress, scan=self.scan_).images
         values = self._numbers(X, how, reset=False)
         how.check_kind(values.dtype == np.uint8, f"an array of {values.dtype}")
         return how.to_images(values, image_size)
 
     def _numbers(self, X: Any, how: Reading, *, reset: bool) -> np.ndarray:
         """An array or a table as finite numbers, (n, h, w) or, in colour, (n, h, w, 3)."""
-        if not hasattr(X, "ndim"):
-            try:
-                X = np.asarray(X)
-            except (TypeError, ValueError) as error:
-                raise InputError(
-                    "The images in a list must be of one shape: give arrays of equal size, or "
-                    "a list of image files."
-                ) from error
+        X = as_array(X)
         if X.ndim > 2:
             return as_stack(np.asarray(X))
         if X.ndim == 2 and not reset and how.n_features is None and how.image_shape is None:

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from d2ue.datasets.results_folder import claim
 from d2ue.datasets.types import ABNORMAL, NORMAL, ImageSet
 from d2ue.detector.threshold import Threshold, check_scores
 from d2ue.errors import InputError
@@ -171,7 +172,8 @@ def write_maps(
     a few maps are in memory at once, so each is computed twice.
 
     Args:
-        folder: made if need be; files of these names are replaced, others left alone.
+        folder: new, empty, or with results of this program, in which files of these names are
+            replaced and others left alone.
         images: what was scored.
         map_of: gives their maps.
         kind: "npy" or "tiff".
@@ -185,8 +187,9 @@ def write_maps(
             written to.
     """
     check_map_format(kind)
-    target = Path(folder)
-    paths = [target / stem for stem in _stems(images.names)]
+    stems = _stems(images.names)
+    target = claim(folder)
+    paths = [target / stem for stem in stems]
     sample = []
     bar = progress_bar(total=2 * len(images), desc="heat maps", delay=2, disable=not progress)
     with bar, writing(target):

@@ -31,11 +31,12 @@ from filelock import FileLock
 
 from d2ue.config import ScoreConfig
 from d2ue.datasets.arrays import Reading
+from d2ue.datasets.medical import ScanConfig
 from d2ue.detector.threshold import Threshold
 from d2ue.ensemble import Ensemble
 from d2ue.errors import InputError
 from d2ue.store.files import damaged, reading, sweep, versions, write_file, writing
-from d2ue.store.runs import LOCK, MANIFEST, load_run, run_files, write_run
+from d2ue.store.runs import LOCK, MANIFEST, load_run, run_files, run_scan, write_run
 
 DETECTOR = "detector.json"
 FORMAT = "d2ue detector 1"
@@ -52,12 +53,14 @@ class Record:
         threshold: scores of held-out normal images by method, and the contamination.
         reading: how arrays become images.
         validation_fraction: share of the images given that was held out.
+        scan: how images are taken out of scans; None = the defaults.
     """
 
     method: str
     threshold: Threshold
     reading: Reading
     validation_fraction: float
+    scan: ScanConfig | None = None
 
 
 def save(folder: str | os.PathLike[str], ensemble: Ensemble, record: Record) -> None:
@@ -72,7 +75,7 @@ def save(folder: str | os.PathLike[str], ensemble: Ensemble, record: Record) -> 
         InputError: if the folder holds anything else or cannot be written to; what is there stays.
     """
     target = Path(folder)
-    files = run_files(ensemble)
+    files = run_files(ensemble, scan=record.scan)
     # The same name means the same bytes: nothing that an older detector.json refers to changes.
     name = f"ensemble-{hashlib.sha256(files[MANIFEST]).hexdigest()[:16]}"
     check_folder(target)
@@ -133,6 +136,7 @@ def _write(folder: Path, record: Record, ensemble: str) -> None:
         "held_out_scores": {key: values.tolist() for key, values in threshold.scores.items()},
         "validation_fraction": float(record.validation_fraction),
         "reading": dataclasses.asdict(record.reading),
+        "scan": None if record.scan is None else dataclasses.asdict(record.scan),
         "versions": versions(),
     }
     with writing(path):
@@ -158,18 +162,27 @@ def load(folder: str | os.PathLike[str], device: str = "cpu") -> tuple[Ensemble,
                 manifest = (target / name / MANIFEST).read_bytes()
             if hashlib.sha256(manifest).hexdigest() != sha256:
                 raise damaged(target / name / MANIFEST)
-            return load_run(target / name, device), record
+            # Detectors of earlier versions have it in the manifest of the run alone.
+            scan = record.scan or run_scan(target / name)
+            return load_run(target / name, device), dataclasses.replace(record, scan=scan)
         except InputError:
             # Was the detector replaced after it was read, and this ensemble removed?
             if _parse(target)[1:] == (name, sha256):
                 raise
 
 
-def load_any(folder: str | os.PathLike[str], device: str = "cpu") -> tuple[Ensemble, Record | None]:
-    """A detector, or a run folder without a threshold and None; Args and Raises as for `load`."""
+def load_any(
+    folder: str | os.PathLike[str], device: str = "cpu"
+) -> tuple[Ensemble, Record | None, ScanConfig | None]:
+    """A detector, or a run folder without a threshold; Args and Raises as for `load`.
+
+    Returns:
+        The learners; what belongs to a detector, else None; how images are taken out of scans.
+    """
     if (Path(folder) / DETECTOR).exists():
-        return load(folder, device)
-    return load_run(folder, device), None
+        ensemble, record = load(folder, device)
+        return ensemble, record, record.scan
+    return load_run(folder, device), None, run_scan(folder)
 
 
 def check_folder(folder: Path) -> None:
@@ -235,7 +248,9 @@ def _record(content: dict[str, Any]) -> Record:
     if content["threshold"] != threshold.value(method) or content["held_out"] != threshold.k:
         raise ValueError("threshold")
     fraction = _number(content["validation_fraction"])
-    return Record(method, threshold, _reading(content["reading"]), fraction)
+    scan = content.get("scan")
+    how = None if scan is None else ScanConfig(**scan)
+    return Record(method, threshold, _reading(content["reading"]), fraction, how)
 
 
 def _reading(content: dict[str, Any]) -> Reading:

@@ -442,10 +442,11 @@ def score_controls(settings: Settings, store: Store) -> Report:
     Raises:
         InputError: if data cannot be used.
     """
+    seeds = settings.seed_list  # refused before images are read
     datasets = settings.load()
     if not datasets:
         raise InputError("Controls look at images: give the folder that they lie in.")
-    found = plan(settings.rows("controls"), datasets, settings.seed_list, store, train=False)
+    found = plan(settings.rows("controls"), datasets, seeds, store, train=False)
     return run(found, store, jobs=1, device="cpu", progress=False)
 
 

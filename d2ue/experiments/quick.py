@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from d2ue.datasets import results_folder
 from d2ue.datasets.types import ABNORMAL, NORMAL, ImageSet
 from d2ue.ensemble import Ensemble
 from d2ue.errors import InputError
@@ -195,7 +196,7 @@ def save_results(
     """Write what a notebook used and found: JSON, CSV and PNG files in one folder.
 
     Args:
-        folder: made if need be.
+        folder: new, empty, or with earlier results, which are replaced.
         parameters: plain values; versions of the software are added.
         tables: by file name without ending.
         figures: matplotlib figures by file name without ending.
@@ -207,9 +208,8 @@ def save_results(
     Raises:
         InputError: if it cannot be written to.
     """
-    target = Path(folder)
+    target = results_folder.claim(folder)
     try:
-        target.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
             described = {"Description": about} if about else {}
             figure.savefig(target / f"{name}.png", dpi=110, metadata=described)

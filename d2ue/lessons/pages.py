@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from d2ue.datasets.results_folder import claim
 from d2ue.errors import InputError
 
 #: What papermill's own cell begins with.
@@ -55,7 +56,8 @@ def check_parameters(namespace: dict[str, Any], cells: Sequence[str] | None = No
         cells: the sources of the cells that have run; None = those of this kernel.
 
     Raises:
-        InputError: on an unknown name or a value of another type.
+        InputError: on an unknown name or a value of another type, or where the folder `out` holds
+            something else than results.
     """
     if cells is None:
         shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
@@ -65,6 +67,8 @@ def check_parameters(namespace: dict[str, Any], cells: Sequence[str] | None = No
         if cell.startswith(INJECTED):
             for name in assigned(cell):
                 namespace[name] = checked(name, namespace[name], known)
+    if namespace.get("out"):
+        claim(namespace["out"])
 
 
 def declared(cell: str) -> dict[str, str]:

@@ -85,6 +85,7 @@ def page(title: str, body: Iterable[str]) -> str:
     """A whole page out of what the functions above give."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="generator" content="d2ue">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
         f"<body><h1>{html.escape(title)}</h1>\n{chr(10).join(body)}\n</body></html>\n"

@@ -23,6 +23,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
+from d2ue.datasets.results_folder import MARK
 from d2ue.errors import DamagedError, InputError
 
 
@@ -100,6 +101,8 @@ def making(folder: Path) -> Iterator[None]:
         yield
     except BaseException:
         with contextlib.suppress(OSError):
+            if made:
+                (folder / MARK).unlink(missing_ok=True)
             for each in reversed(made):
                 each.rmdir()
         raise

@@ -210,6 +210,7 @@ def write_run(folder: str | os.PathLike[str], files: dict[str, bytes]) -> None:
     shutil.rmtree(run / UNFINISHED, ignore_errors=True)
 
 
+@torch.inference_mode(False)  # such weights could not be differentiated later
 def load_run(folder: str | os.PathLike[str], device: str = "cpu") -> Ensemble:
     """Read an ensemble from a run folder, checking every file against the manifest.
 
