@@ -118,9 +118,20 @@ class _File:
         except RuntimeError as error:  # every decoder that is here failed
             raise _compressed(self.path, self.data.file_meta.TransferSyntaxUID) from error
         if self.data.PhotometricInterpretation == "PALETTE COLOR":
-            colours = pixels.apply_color_lut(frame, self.data)
+            colours = pixels.apply_color_lut(frame, self._palette())
             return (colours >> (8 * colours.itemsize - 8)).astype(np.uint8)
         return frame
+
+    def _palette(self) -> Any:
+        """The tables of colours; pydicom takes their words for little-endian in every file."""
+        palette = package("DICOM", self.path).Dataset()
+        palette.update({e.tag: e for e in self.data if "PaletteColor" in e.keyword})
+        if not self.data.file_meta.TransferSyntaxUID.is_little_endian:
+            for element in palette:
+                if isinstance(element.value, bytes):
+                    words = np.frombuffer(element.value, ">u2").astype("<u2").tobytes()
+                    palette.add_new(element.tag, element.VR, words)
+        return palette
 
     def samples(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A frame without what lies in unused bits, and which pixels are no part of the picture."""
