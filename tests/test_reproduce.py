@@ -90,6 +90,21 @@ def test_a_page_whose_process_is_killed_says_so(capfd, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["small.ipynb"]
 
 
+def test_a_kernel_that_is_not_there_or_does_not_start_is_told(tmp_path, monkeypatch):
+    source = make_notebook(tmp_path)
+    source.write_text(source.read_text().replace('"python3"', '"abacus"'))
+    spec = tmp_path / "kernels" / "abacus"
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    for broken in (False, True):
+        if broken:
+            spec.mkdir(parents=True)
+            argv = [sys.executable, "-c", "raise SystemExit(3)"]
+            (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "a"}))
+        with pytest.raises(D2UEError, match=r"could not start .* Install ipykernel"):
+            run_notebook(source, tmp_path / "results", progress=False)
+        assert not (tmp_path / "results").exists()
+
+
 def test_ctrl_c_in_a_page_ends_in_a_sentence(tmp_path):
     """In a cell that has said that it runs, and that takes no notice, as one deep in C does."""
     work = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"

@@ -100,6 +100,7 @@ def run_notebook(
     """
     check_papermill()
     import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
@@ -132,6 +133,11 @@ def run_notebook(
         except DeadKernelError as error:
             raise D2UEError(
                 f"{source.name} stopped: its process was ended from outside. Is the memory full?"
+            ) from error
+        except (NoSuchKernel, RuntimeError) as error:  # absent, or dead before it answered
+            raise D2UEError(
+                f"{source.name} was not run: Jupyter could not start its kernel "
+                f"({' '.join(str(error).split()):.200}). Install ipykernel into this environment."
             ) from error
         _drop_bars(unfinished)
         with writing(target):
