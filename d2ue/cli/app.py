@@ -483,6 +483,26 @@ def controls(
         raise D2UEError(f"{len(report.failed)} controls could not be scored.")
 
 
+@app.command()
+def claims(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="what 'd2ue reproduce all' left")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.md", help="also write them as a page")
+    ] = None,
+) -> None:
+    """List the paper's claims with their verdicts, from the tables of one or more data sets."""
+    from d2ue.experiments import summary
+
+    found = summary.read_claims(folders)
+    if out is not None:
+        check_file(out, "--out", "claims")
+        write_text(out, summary.claims_markdown(found))
+    typer.echo(summary.claims_text(found))
+    typer.echo(", ".join(f"{n} {said}" for said, n in summary.counts(found).items()) + ".")
+
+
 @app.command("audit")
 def audit_folder(
     folder: Annotated[

@@ -20,11 +20,12 @@ from d2ue.errors import InputError
 from d2ue.store.files import reading
 from d2ue.store.results import EXPORT_FORMAT
 
-Kind = Literal["table", "page", "export"]
+Kind = Literal["table", "page", "export", "claims"]
 _WHAT = {
     "table": "a table of scores",
     "page": "a page that this program wrote",
     "export": "an export",
+    "claims": "a list of claims",
 }
 
 
@@ -96,6 +97,8 @@ def _is_of_kind(path: Path, kind: Kind) -> bool:
             start = file.read(2048)
     if not start:
         return True
+    if kind == "claims":
+        return start.startswith(b"# What holds")
     if kind == "table":
         return start.startswith(b"name,label,score")
     if kind == "page":
