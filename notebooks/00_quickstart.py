@@ -19,16 +19,19 @@
 # - **Redundancy-aware repulsion (RAR)** makes them more different: each learner is pushed away from its seniors *in feature space*, so that they improvise differently.
 # - **Dual-space uncertainty (DSU)** is meant to read the disagreement better: not of the outputs alone, but of *input gradient times reconstruction error*.
 #
-# On this page both are trained and measured on three seeds. You will see the images, what the learners make of them, the three score maps beside the truth, and the table that decides. At the committed defaults it runs about a minute on two cores and the learners are barely trained; `-p epochs=12` is a better look, for four minutes. Neither gives the paper's numbers: those need the paper's images and 250 epochs.
+# On this page both are trained and measured, in a minute, on small drawn radiographs (16 x 16 pixels). You will see the images, what the learners make of them, the three score maps beside the truth, and the table that decides. One seed is trained before your eyes; the table is of ten, which were trained the same way and kept ([seeds.csv](../figures/quickstart/seeds.csv)), because one seed decides nothing.
+#
+# How the settings were chosen: sizes and epochs are the cheapest of a handful with which learners converge (error on held-out normal images at most a quarter of the mean image's), found on seeds 100 and 101, which the page does not use. Which score wins played no part. These are not the paper's numbers: those need its images and 250 epochs, and stand in [figures](../figures/README.md).
 
 # %% tags=["parameters"]
-data: str = "phantom"  # phantom, phantom-chest, or a folder with images/ and data.json
+data: str = "phantom-chest"  # phantom-chest, phantom, or a folder with images/ and data.json
 out: str = "results/quickstart"  # folder for the tables and pictures of this page
-n_train: int = 256  # normal images to train on; 0 for all
-n_test: int = 200  # test images to score; 0 for all
-seeds: int = 3  # seeds 0, 1, ...: ensembles trained from scratch
-epochs: int = 3  # passes over the training images (the paper: 250)
-batch_size: int = 16  # images a step (the paper: 64; smaller gives more steps for the time)
+image_size: int = 16  # pixels a side (the paper: 64)
+n_train: int = 512  # normal images to train on; 0 for all
+n_test: int = 400  # test images to score; 0 for all
+seeds: int = 1  # seeds 0, 1, ...: ensembles trained from scratch
+epochs: int = 22  # passes over the training images (the paper: 250)
+batch_size: int = 32  # images a step (the paper: 64; smaller gives more steps for the time)
 learning_rate: float = 0.002  # Adam's (the paper: 0.0005 for ae; there are fewer steps here)
 backbone: str = "ae"  # ae, memae or aeu
 learners: int = 3  # learners in an ensemble
@@ -51,12 +54,14 @@ pages.check_parameters(globals())
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
-from d2ue import TrainConfig, image_scores, load, plotting, score_maps, train_ensembles
+from d2ue import TrainConfig, image_scores, plotting, score_maps, train_ensembles
 from d2ue import experiments as ex
+from d2ue.lessons.diversity import small_dataset
 
-dataset = load(data, progress=progress)
-train, test = dataset.train.sample(n_train), dataset.labelled.sample(n_test)
+dataset = small_dataset(data, image_size, n_train, n_test)
+train, test = dataset.train, dataset.labelled
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -109,8 +114,10 @@ plt.show()
 ratios = [ex.reconstruction_ratio(ensemble, train, normals) for ensemble in ensembles]
 print("error on held-out normals / error of the mean training image:")
 print(f"{np.mean(ratios):.2f} on average, {max(ratios):.2f} at worst ({len(ratios)} ensembles)")
-steps = epochs * (len(train) // batch_size)
-assert max(ratios) < 1 or steps < 150, "after 150 steps learners should beat the mean image"
+as_committed = (data, image_size, n_train, epochs, batch_size, learning_rate) == (
+    "phantom-chest", 16, 512, 22, 32, 0.002,
+)  # fmt: skip
+assert not as_committed or max(ratios) <= 0.3, "at the defaults learners converge"
 
 # %% [markdown]
 # A ratio of 1 would mean that the learners know no more than the average image; the closer to 0, the more of each image they have understood.
@@ -153,7 +160,7 @@ plt.show()
 # %% [markdown]
 # ## Which score finds the anomalies?
 #
-# AUC is the chance that an abnormal image scores higher than a normal one (50 = guessing). AP is the average precision, whose chance level is the share of abnormal images. Both are of the ensemble's score, in percent, mean ± standard deviation over the seeds.
+# AUC is the chance that an abnormal image scores higher than a normal one (50 = guessing). AP is the average precision, whose chance level is the share of abnormal images. Both are of the ensemble's score, in percent. First the seed trained above, then ten seeds, mean ± standard deviation: **look for** how far one seed can be from the mean.
 
 # %%
 table = ex.score_table(ensembles, test)
@@ -161,14 +168,22 @@ print(f"chance: AUC 50, AP {100 * test.labels.mean():.0f}")
 ex.paper_layout(table)
 
 # %%
-seeds_figure = plotting.auc_by_seed(table, weights)
+# NBVAL_CHECK_OUTPUT
+ten = pd.read_csv(pages.kept("kept", "quickstart/seeds.csv")) if as_committed else table
+print(f"{ten['seed'].nunique()} seeds; error ratio {ten['ratio'].mean():.2f} on average, "
+      f"{ten['ratio'].max():.2f} at worst" if as_committed else "your own seeds")  # fmt: skip
+ex.paper_layout(ten)
+
+# %%
+seeds_figure = plotting.auc_by_seed(ten, weights)
 plt.show()
 
 # %% [markdown]
 # The paper's claims, read off this table (a claim that holds in every seed of a few is a hint, not a proof):
 
 # %%
-print(*ex.readings(table), sep="\n")
+# NBVAL_CHECK_OUTPUT
+print(*ex.readings(ten), sep="\n")
 
 # %%
 parameters = {"data": dataset.name, "train_sha256": train.fingerprint, "seeds": seeds, **settings}
@@ -181,10 +196,12 @@ _ = ex.save_results(out, parameters, tables, figures | {"auc_by_seed": seeds_fig
 # %% [markdown]
 # ## What this page does not show
 #
-# Three seeds and a few hundred images leave wide margins: the spread over seeds stands in the table, that over test images does not (`d2ue score` prints it). The phantoms were drawn to look like heads and were not tuned to any score; which score wins on them says nothing about a clinic. And a handful of epochs is not 250.
+# SEEN
+#
+# The phantoms were drawn to look like radiographs and were not tuned to any score; which score wins on them says nothing about a clinic. And a few hundred steps on 16 x 16 pixels are not 250 epochs on 64 x 64.
 #
 # ## Next
 #
 # - Change a parameter above and run again: `backbone = "aeu"`, which also predicts how sure it is of each pixel, changes the picture most.
-# - The same page on your images: `d2ue reproduce quickstart --data FOLDER -p epochs=250 -p batch_size=64 -p learning_rate=0.0005 -p n_train=0 -p n_test=0`.
+# - The same page on your images: `d2ue reproduce quickstart --data FOLDER -p image_size=64 -p epochs=250 -p batch_size=64 -p learning_rate=0.0005 -p n_train=0 -p n_test=0`.
 # - Train and score without a notebook: `d2ue fit FOLDER --out RUN`, then `d2ue score RUN FOLDER --method dual --out scores.csv`.

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Exercises: build the method yourself
 #
-# Nine small tasks, each a function of a few lines, with a check that says whether it is right and, if it is a common mistake, which one. You will write the similarity that repels learners, both uncertainties, the gradient that makes the second one special, and the statistics that decide whether anything was gained.
+# Eleven small tasks, each a function of a few lines, with a check that says whether it is right and, if it is a common mistake, which one. You will write the similarity that repels learners, both uncertainties, the gradient that makes the second one special, and the statistics that decide whether anything was gained.
 #
 # You need: the equations (each task states its own; [01_overview](01_overview.ipynb) has them all), and PyTorch as far as `@`, `.mean`, `autograd.grad`. About an hour; the page itself runs a second or two. Replace each `...` and run the cell. [Solutions](08_solutions.ipynb) stand apart.
 
@@ -32,7 +32,7 @@ import torch
 from scipy.stats import t
 
 from d2ue.lessons import exercises
-from d2ue.similarity import linear_cka
+from d2ue.plain import hsic, linear_cka
 
 answers = {}
 
@@ -165,6 +165,34 @@ def senior_passes(n, epochs): ...
 
 answers["cost"] = exercises.check_cost(senior_passes)
 print(answers["cost"])
+
+# %% [markdown]
+# ## 10 · The same gradient, another way
+#
+# [`plain.py`](../d2ue/plain.py) is the whole paper in one file. Its `dual_map` runs autograd once a learner. Write it for AE with `torch.func`: a function of *one* image whose gradient `torch.func.grad` takes and `torch.func.vmap` maps over the batch. `learners` are networks of `plain.py`; `learner(x).mean` reconstructs `[B, 1, 64, 64]`. It is called without autograd's graph (`torch.no_grad`).
+
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def functional_dual(learners, x): ...
+
+
+answers["functional"] = exercises.check_functional(functional_dual)
+print(answers["functional"])
+
+# %% [markdown]
+# ## 11 · Break it
+#
+# Learners cannot escape CKA by scaling their features, nor by rotating them. Copy `linear_cka` of `plain.py` (it and `hsic` are imported) and change one line, so that rotation still does not move it but half as large features look less alike. What would a learner do that is trained with it?
+
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def broken_cka(p, q): ...
+
+
+answers["broken"] = exercises.check_broken(broken_cka)
+print(answers["broken"])
 
 # %% [markdown]
 # ## How far are you?

@@ -30,8 +30,10 @@ pages.check_parameters(globals())
 import numpy as np
 import torch
 from scipy.stats import t
+from torch.func import grad, vmap
 
 from d2ue.lessons import exercises
+from d2ue.plain import hsic
 
 answers = {}
 
@@ -197,6 +199,49 @@ print(answers["cost"])
 
 # %% [markdown]
 # Quadratic against linear. Keeping them is exact because a senior is frozen, in evaluation mode, and no image is augmented: its feature of an image never changes ([`training.py`](../d2ue/training.py)).
+
+# %% [markdown]
+# ## 10 · The same gradient, another way
+#
+# [`plain.py`](../d2ue/plain.py) is the whole paper in one file. Its `dual_map` runs autograd once a learner. Write it for AE with `torch.func`: a function of *one* image whose gradient `torch.func.grad` takes and `torch.func.vmap` maps over the batch. `learners` are networks of `plain.py`; `learner(x).mean` reconstructs `[B, 1, 64, 64]`. It is called without autograd's graph (`torch.no_grad`).
+
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def functional_dual(learners, x):
+    def product(learner):
+        def error(image):
+            return (learner(image[None]).mean[0] - image).abs().mean()
+
+        gradients = vmap(grad(error))(x)
+        return gradients * (learner(x).mean - x).abs()
+
+    return torch.stack([product(learner) for learner in learners]).std(0)
+
+
+answers["functional"] = exercises.check_functional(functional_dual)
+print(answers["functional"])
+
+# %% [markdown]
+# `grad` turns a function of one image into the function of its gradient, and `vmap` maps that over the batch, so no image can see another: the `.sum()` trick of `dual_map` is not needed. Learners are in evaluation mode, where batch normalisation treats images one by one too.
+
+# %% [markdown]
+# ## 11 · Break it
+#
+# Learners cannot escape CKA by scaling their features, nor by rotating them. Copy `linear_cka` of `plain.py` (it and `hsic` are imported) and change one line, so that rotation still does not move it but half as large features look less alike. What would a learner do that is trained with it?
+
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def broken_cka(p, q):
+    return hsic(p @ p.T, q @ q.T) / hsic(p @ p.T, p @ p.T)
+
+
+answers["broken"] = exercises.check_broken(broken_cka)
+print(answers["broken"])
+
+# %% [markdown]
+# Without $\sqrt{\mathrm{HSIC}(L, L)}$ below the line the value falls with the square of the feature's size. A learner trained with it shrinks its features until nothing repels it, and the next layer scales them up again: it computes what its seniors compute. [02_redundancy](02_redundancy.ipynb) measures how the similarities of Table 3 can be fooled like this.
 
 # %% [markdown]
 # ## How far are you?

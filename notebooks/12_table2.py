@@ -70,22 +70,30 @@ cells, report = ex.obtain(
 # %% [markdown]
 # ## The table
 #
-# How to read a cell: our mean ± standard deviation (Bessel-corrected) over *n* seeds; the published value, from one seed that the paper does not name; the difference. **Bold** is the best of a column, *italic* the second best, among the rows of this page. "not run" means just that.
+# As the paper prints it: the parts of the method that are switched on, and the three backbones. A cell is *ours | paper*: our mean ± standard deviation (Bessel-corrected) over seeds, and the published value, from one seed that the paper does not name. The last rows are not in the paper. "not run" means just that.
 #
 # An ensemble's AUC is that of *its own score*: the learners' disagreement (or the error of their mean) ranks the test images once, and that ranking has one AUC. It is not a mean over learners. Chance is 50.
 #
-# Controls of images alone have no seed, so n = 1 and no spread. Mean intensity and sharpness had no direction before anybody looked at labels; they are not turned round, and their distance from 50 says how well they tell the classes apart.
-#
-# On Brain MRI a third number stands beside the rows with repulsion: what the authors' released code gave when it was run once, with its own configuration and its own seed.
+# The long form, with differences, intervals and what the authors' released code gave when it was run once, is table2.csv and table2.md beside this page's results.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 table = ex.long_table(cells["table2"])
 controls = ex.long_table(cells["controls"])
 both = pd.concat([table, controls], ignore_index=True)
-display(Markdown(ex.markdown(ex.layout(both))))
+display(Markdown(ex.markdown(ex.table2_as_printed(table))))
+print(ex.caption(table))
 for line in ex.about([*cells["table2"], *cells["controls"]]):
     print(line)
+
+# %% [markdown]
+# ### Controls: what needs no method
+#
+# Controls of images alone have no seed, so n = 1 and no spread. Mean intensity and sharpness had no direction before anybody looked at labels; they are not turned round, and their distance from 50 says how well they tell the classes apart.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+display(Markdown(ex.markdown(ex.layout(controls))))
 
 # %% [markdown]
 # **Look for** the length of the row of dots: how far seeds of one and the same setting lie apart, against what the paper reads out of a difference between two rows.

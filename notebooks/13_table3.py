@@ -61,31 +61,21 @@ settings = ex.Settings(
 cells, report = ex.obtain(["table3"], settings, jobs=jobs, device=device, progress=progress)
 
 # %% [markdown]
-# ## What each similarity cannot be fooled by
-#
-# Computed from the functions, on features that are scaled and rotated, not typed:
-
-# %%
-# NBVAL_CHECK_OUTPUT
-ticks = ex.ticks()
-display(Markdown(ex.markdown(ticks.replace({True: "yes", False: "no"}))))
-
-# %% [markdown]
 # ## The table
 #
-# How to read a cell: our mean ± standard deviation (Bessel-corrected) over *n* seeds; the published value, from one seed that the paper does not name; the difference. **Bold** is the best of a column, *italic* the second best, among the rows of this page. "not run" means just that.
+# As the paper prints it, with its two rows of ticks: what each similarity cannot be fooled by, computed from the functions on features that are scaled and rotated. Then our mean ± standard deviation (Bessel-corrected) over seeds, and the published values, from one seed that the paper does not name. "not run" means just that.
 #
 # An ensemble's AUC is that of *its own score*: the learners' disagreement (or the error of their mean) ranks the test images once, and that ranking has one AUC. It is not a mean over learners. Chance is 50.
 #
-# The rows under DSU are the same ensembles by the paper's own score; its Table 3 does not have them.
+# The row by DSU is of the same ensembles by the paper's own score; its Table 3 does not have it.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 table = ex.long_table(cells["table3"])
-display(Markdown(ex.markdown(ex.layout(table))))
+display(Markdown(ex.markdown(ex.table3_as_printed(table))))
+print(ex.caption(table))
 for line in ex.about(cells["table3"]):
     print(line)
-print("The paper, on RSNA:", ", ".join(f"{k} {v}" for k, v in ex.PAPER_TABLE3.items()))
 
 # %%
 about = f"Table 3 (the paper's is of RSNA): {settings.head(report.data)}"

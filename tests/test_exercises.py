@@ -60,6 +60,19 @@ def slow_passes(n, epochs):
     return sum(epochs * seniors for seniors in range(n)), max(n - 1, 0)
 
 
+def plain_by_jacrev(learners, x):
+    """The other differentiation of torch.func, image by image."""
+    products = []
+    for learner in learners:
+        f = learner(x).mean
+        gradients = [
+            torch.func.jacrev(lambda v, net=learner: (net(v).mean - v).abs().mean())(image[None])
+            for image in x
+        ]
+        products.append(torch.cat(gradients) * (f - x).abs())
+    return torch.stack(products).std(0)
+
+
 ANSWERS = {
     "cka": [literal_cka, lambda p, q: literal_cka(p, q).numpy(), lambda p, q: literal_cka(-p, q)],
     "transformation": [reflect, lambda p: (p.flip(1), reflect(p)[1])],
@@ -72,6 +85,8 @@ ANSWERS = {
     "auc": [roc_auc_score],
     "seeds": [by_scipy],
     "cost": [slow_passes],
+    "functional": [plain_by_jacrev],
+    "broken": [lambda p, q: torch.trace(q.T @ p @ p.T @ q), lambda p, q: (q - q.mean(0)).norm()],
 }
 
 

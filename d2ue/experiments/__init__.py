@@ -17,6 +17,7 @@ from d2ue.experiments.cleaned import (
     show_cleaned_verdicts,
 )
 from d2ue.experiments.paper import TABLE3 as PAPER_TABLE3
+from d2ue.experiments.printed import caption, table2_as_printed, table3_as_printed
 from d2ue.experiments.quick import (
     ROW_NAMES,
     drawn_examples,
@@ -51,6 +52,7 @@ __all__ = [
     "Row",
     "Settings",
     "about",
+    "caption",
     "central_verdicts",
     "cleaned_cells",
     "cleaned_verdicts",
@@ -76,6 +78,8 @@ __all__ = [
     "show_cleaned_verdicts",
     "show_verdicts",
     "summarise",
+    "table2_as_printed",
+    "table3_as_printed",
     "ticks",
     "verdicts",
     "worst_cases",

@@ -35,6 +35,7 @@ from d2ue.datasets.registry import load_named, marked
 from d2ue.datasets.types import Dataset
 from d2ue.ensemble import join, resolve_device, train_into, train_learner
 from d2ue.errors import D2UEError, InputError
+from d2ue.experiments.printed import AS_PRINTED, caption
 from d2ue.experiments.quick import save_results
 from d2ue.experiments.records import score_control, score_record
 from d2ue.experiments.rows import (
@@ -916,6 +917,8 @@ def save_tables(
             f"tests: {_independence(table)}."
         )
         sentences = [*table.attrs.get("about", []), *failed]
+        if name in AS_PRINTED and table["dataset"].nunique() == 1:
+            sentences += [caption(table), markdown(AS_PRINTED[name](table)), "In full:"]
         write_text(folder / f"{name}.md", "\n\n".join([head, *sentences, text]))
 
 

@@ -84,8 +84,8 @@ def claims_markdown(claims: pd.DataFrame) -> str:
     return (
         f"# What holds\n\nThe paper's claims, tested: {total}. Seeds: "
         f"{' or '.join(map(str, seeds))} a claim.\n\n"
-        "- Values are points of AUC (a mean over seeds, better minus worse) or, for those in words, "
-        "factors (with repulsion over without; 1 = no change), with 95 % intervals.\n"
+        "- Values are points of AUC (a mean over seeds, better minus worse) or, for those in "
+        "words, factors (with repulsion over without; 1 = no change), with 95 % intervals.\n"
         "- Up to four seeds, intervals and verdicts speak of the test images alone, and a claim "
         "holds only where every seed agrees.\n"
         "- p-values are Holm's over all claims of one table and data set, so a claim may be "

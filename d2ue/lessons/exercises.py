@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2ue import plain
 from d2ue.similarity import linear_cka
 from d2ue.uncertainty import output_map
 
@@ -321,6 +322,51 @@ def check_cost(answer: Function) -> str:
     return RIGHT
 
 
+def check_functional(answer: Function) -> str:
+    """Exercise 10: `answer(learners, x)` is Eq. (6) of learners of `d2ue.plain`, by `torch.func`.
+
+    Called under `torch.no_grad`, where `autograd.grad` has no graph and `torch.func.grad` works.
+    """
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        learners = [plain.Autoencoder("ae").double().eval() for _ in range(3)]
+        x = torch.randn(2, 1, 64, 64, dtype=torch.float64)
+    right = plain.dual_map(learners, x)
+    with torch.no_grad():
+        value, problem = _try(answer, learners, x.clone())
+    if problem:
+        hint = " It is called under no_grad: use torch.func.grad." * ("grad" in problem)
+        return problem + hint
+    if _close(value, right):
+        return RIGHT
+    if _close(value, right / len(x)):
+        return "Not yet: your gradient is of the mean over the batch; each image has its own L."
+    if _close(value, right * 64 * 64):
+        return "Not yet: L is the mean over an image's pixels, not their sum."
+    return "Not yet: for three learners of plain.py the map is another one."
+
+
+def check_broken(answer: Function) -> str:
+    """Exercise 11: `answer(p, q)` is a CKA that rotation does not move and shrinking does."""
+    for seed in range(3):
+        p, q = _features(seed)
+        what = "A similarity is one number; your function gives something else."
+        generator = torch.Generator().manual_seed(seed)
+        rotation, _ = torch.linalg.qr(torch.randn(5, 5, generator=generator, dtype=torch.float64))
+        numbers = []
+        for feature in (q, q @ rotation, q / 2):
+            number, problem = _try_number(answer, p, feature, else_say=what)
+            if problem:
+                return problem
+            numbers.append(number)
+        whole, rotated, halved = numbers
+        if not abs(rotated - whole) <= 1e-6 * abs(whole):
+            return f"Not yet: rotating q moves it from {whole:.4f} to {rotated:.4f}."
+        if not abs(halved) <= 0.6 * abs(whole):
+            return f"Not yet: half of q gives {halved:.4f}, where q gives {whole:.4f}."
+    return RIGHT
+
+
 #: The exercises' checks, in the notebook's order.
 CHECKS: dict[str, Callable[[Function], str]] = {
     "cka": check_cka,
@@ -332,6 +378,8 @@ CHECKS: dict[str, Callable[[Function], str]] = {
     "auc": check_auc,
     "seeds": check_seeds,
     "cost": check_cost,
+    "functional": check_functional,
+    "broken": check_broken,
 }
 
 
