@@ -196,7 +196,13 @@ _ = ex.save_results(out, parameters, tables, figures | {"auc_by_seed": seeds_fig
 # %% [markdown]
 # ## What this page does not show
 #
-# SEEN
+# **Seen in ten seeds**: learners converge (error ratio 0.13 to 0.18 without repulsion, 0.19 to 0.37 with it).
+#
+# - DSU raises Unc in each of ten seeds, by 13.5 points on average.
+# - Repulsion does not raise Unc: in 3 of 10 seeds, by -0.6 on average. It costs reconstruction, and DSU with it is 6.9 points lower.
+# - The plain reconstruction error beats all of it, by 20 points over both together: on these drawings a lesion is what cannot be reconstructed.
+#
+# On real images the picture is another one for each set and backbone: [what holds](../figures/claims.md).
 #
 # The phantoms were drawn to look like radiographs and were not tuned to any score; which score wins on them says nothing about a clinic. And a few hundred steps on 16 x 16 pixels are not 250 epochs on 64 x 64.
 #
