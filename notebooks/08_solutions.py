@@ -30,7 +30,6 @@ pages.check_parameters(globals())
 import numpy as np
 import torch
 from scipy.stats import t
-from torch.func import grad, vmap
 
 from d2ue.lessons import exercises
 from d2ue.plain import hsic
@@ -209,14 +208,11 @@ print(answers["cost"])
 # %%
 # NBVAL_CHECK_OUTPUT
 def functional_dual(learners, x):
-    def product(learner):
-        def error(image):
-            return (learner(image[None]).mean[0] - image).abs().mean()
+    def product(f):
+        gradient = torch.func.grad(lambda image: (f(image[None]).mean[0] - image).abs().mean())
+        return torch.func.vmap(gradient)(x) * (f(x).mean - x).abs()
 
-        gradients = vmap(grad(error))(x)
-        return gradients * (learner(x).mean - x).abs()
-
-    return torch.stack([product(learner) for learner in learners]).std(0)
+    return torch.stack([product(f) for f in learners]).std(0)
 
 
 answers["functional"] = exercises.check_functional(functional_dual)
