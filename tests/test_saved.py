@@ -436,8 +436,8 @@ def test_every_bit_of_the_weights_is_checked(folder, refused):
 
 def test_a_run_without_a_threshold_is_an_ensemble_only(fitted, tmp_path, new, refused):
     runs.save_run(fitted.ensemble_, tmp_path / "run")
-    ensemble, record, scan = saved.load_any(tmp_path / "run")
-    assert record is None and scan is None and len(ensemble) == 2
+    ensemble, record = saved.load_any(tmp_path / "run")
+    assert record is None and len(ensemble) == 2
     with refused("load_run"):
         D2UE.load(tmp_path / "run")
     saved.attach(

@@ -40,7 +40,7 @@ from d2ue.fast.steps import check_precision
 from d2ue.similarity import SIMILARITIES
 from d2ue.store.files import check_writable, reading, write_text
 from d2ue.store.learners import Store
-from d2ue.store.runs import check_run_folder, fit_run
+from d2ue.store.runs import check_run_folder, fit_run, run_scan
 
 DEFAULTS = TrainConfig()
 
@@ -245,7 +245,8 @@ def score(
     check_apart({"--out": out, "--report": report, "--maps": maps})
     if maps is not None:
         check_maps(maps, "" if folder in BUILT_IN else folder)
-    ensemble, record, of_run = saved.load_any(run, device)
+    ensemble, record = saved.load_any(run, device)
+    of_run = run_scan(run) if record is None else record.scan
     size = ensemble.config.image_size
     if image_size not in (None, size):
         raise InputError(

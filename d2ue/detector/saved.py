@@ -171,18 +171,11 @@ def load(folder: str | os.PathLike[str], device: str = "cpu") -> tuple[Ensemble,
                 raise
 
 
-def load_any(
-    folder: str | os.PathLike[str], device: str = "cpu"
-) -> tuple[Ensemble, Record | None, ScanConfig | None]:
-    """A detector, or a run folder without a threshold; Args and Raises as for `load`.
-
-    Returns:
-        The learners; what belongs to a detector, else None; how images are taken out of scans.
-    """
+def load_any(folder: str | os.PathLike[str], device: str = "cpu") -> tuple[Ensemble, Record | None]:
+    """A detector, or a run folder without a threshold and None; Args and Raises as for `load`."""
     if (Path(folder) / DETECTOR).exists():
-        ensemble, record = load(folder, device)
-        return ensemble, record, record.scan
-    return load_run(folder, device), None, run_scan(folder)
+        return load(folder, device)
+    return load_run(folder, device), None
 
 
 def check_folder(folder: Path) -> None:
