@@ -50,13 +50,19 @@ class Specimens(NamedTuple):
 
 
 def specimens(image_size: int, n_train: int, epochs: int, batch_size: int) -> Specimens:
-    """Draw phantoms and train a few learners on them, without repulsion and for a short time."""
+    """Draw chest phantoms and train two AE, a MemAE and an AEU on them, without repulsion."""
     counts = {"n_train": n_train, "n_test_normal": 0, "n_test_abnormal": 0}
-    train = phantom(**counts, image_size=image_size, progress=False).train
-    base = TrainConfig(image_size=image_size, batch_size=batch_size, repulsion_weight=0.0)
+    train = phantom("chest", **counts, image_size=image_size, progress=False).train
+    base = TrainConfig(
+        image_size=image_size,
+        batch_size=batch_size,
+        epochs=epochs,
+        learning_rate=0.002,  # the quickstart's: for few steps
+        repulsion_weight=0.0,
+    )
     configs = [
-        base.replace(n_learners=2, epochs=epochs),
-        *(base.replace(backbone=b, n_learners=1, epochs=1) for b in ("memae", "aeu")),
+        base.replace(n_learners=2),
+        *(base.replace(backbone=b, n_learners=1) for b in ("memae", "aeu")),
     ]
     pair, memae, aeu = train_ensembles(configs, train, device="cpu", progress=False)
     learner = pair.network.replica(0).requires_grad_(False).double()
