@@ -211,12 +211,12 @@ assert ratio["manhattan", "image by image"] < 1e-6
 
 # %% [markdown]
 # **Seen** (all asserted), at *z*:
-
-- CKA, cosine and Pearson push more than three times as hard as L_orig, whatever the reading.
-- For the distances the reading decides. Manhattan as a mean difference pushes 0.01 to 0.3 times as hard as L_orig, image by image less than a millionth, and over the whole batch it underflows: it *is* `none`.
-- At a wide layer (en1) Manhattan's image-by-image reading is exactly 0 too.
-
-Where Table 3 ranks the distances next to `none`, the reading may be all that is ranked.
+#
+# - CKA, cosine and Pearson push more than three times as hard as L_orig, whatever the reading.
+# - For the distances the reading decides. Manhattan as a mean difference pushes 0.01 to 0.3 times as hard as L_orig, image by image less than a millionth, and over the whole batch it underflows: it *is* `none`.
+# - At a wide layer (en1) Manhattan's image-by-image reading is exactly 0 too.
+#
+# Where Table 3 ranks the distances next to `none`, the reading may be all that is ranked.
 #
 # Gradients were drawn for a handful of initial networks (a dot each). Adam rescales a gradient's size, so that what counts is its size next to that of L_orig, as drawn, and only at the start: later both change.
 
