@@ -8,6 +8,7 @@ html_title = "D2UE, the companion"
 extensions = ["myst_nb"]
 nb_execution_mode = "off"  # the pages carry the outputs of their last run
 nb_merge_streams = True
+nb_render_markdown_format = "gfm"  # the tables among the outputs
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 html_theme = "furo"

@@ -36,6 +36,11 @@ def test_formulas_are_set_without_a_script(html):
     assert "\\mathcal" not in re.sub(r"<pre.*?</pre>", "", page, flags=re.S)
 
 
+def test_tables_among_the_outputs_are_tables(html):
+    page = (html / "12_table2.html").read_text()
+    assert re.search(r"<table.*?MemAE.*?</table>", page, re.S) and "|---|" not in page
+
+
 def test_a_link_that_leads_nowhere_is_named(tmp_path):
     (tmp_path / "a.html").write_text('<a href="b.html#here">x</a><a href="c.html">y</a>')
     (tmp_path / "b.html").write_text('<p id="there"></p><a href="a.html">z</a>')
