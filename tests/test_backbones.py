@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.func import functional_call
 
 from d2ue import backbones
 from d2ue.backbones import Autoencoder, stack
@@ -297,13 +298,19 @@ def test_only_networks_of_one_architecture_are_stacked(refused):
         stack([few, many])
 
 
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """The layer's forward pass with these tensors for its own."""
+    layer = backbones._Linear(len(x), x.shape[-1], bias.shape[-1], None)
+    return functional_call(layer, {"weight": weight, "bias": bias}, x)
+
+
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_linear_layers_on_a_cpu_are_the_plain_ones(replicas):
     """Value and all three gradients, by the processor's fastest product against x Wᵀ + b."""
     generator = torch.Generator().manual_seed(1)
     shapes = (replicas, 5, 24), (replicas, 40, 24), (replicas, 40)
     x, weight, bias = (torch.randn(s, generator=generator).requires_grad_() for s in shapes)
-    out = backbones._linear(x, weight, bias)
+    out = linear(x, weight, bias)
     plain = torch.einsum("rbi,roi->rbo", x.double(), weight.double()) + bias.double()[:, None]
     torch.testing.assert_close(out.double(), plain, rtol=1e-5, atol=1e-5)
     g = torch.randn(out.shape, generator=generator)
@@ -343,7 +350,7 @@ def test_in_autocast_linear_layers_round_their_factors_and_nothing_else(replicas
     shapes = (replicas, 5, 24), (replicas, 40, 24), (replicas, 40)
     tensors = [noise(*shape, seed=i).requires_grad_() for i, shape in enumerate(shapes)]
     with torch.autocast("cpu", torch.bfloat16):
-        out = backbones._linear(*tensors)
+        out = linear(*tensors)
     assert out.dtype == torch.bfloat16
     x, weight, bias = (t.detach().bfloat16().double().requires_grad_() for t in tensors)
     plain = torch.einsum("rbi,roi->rbo", x, weight) + bias[:, None]
@@ -359,8 +366,7 @@ def test_in_autocast_linear_layers_round_their_factors_and_nothing_else(replicas
 
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_in_autocast_the_convolution_to_an_image_stays_float32(outputs):
-    layer = backbones._ConvTranspose(1, 4, outputs)
-    layer.reset_parameters(seeded(0))
+    layer = backbones._ConvTranspose(1, 4, outputs, seeded(0))
     found = []
     for autocast in (False, True):
         x = noise(3, 4, 8, 8).requires_grad_()
