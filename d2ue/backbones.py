@@ -185,7 +185,7 @@ def stack(networks: Sequence[Autoencoder]) -> Autoencoder:
     return _from_state({k: torch.cat([s[k] for s in states]) for k in states[0]}, networks[0])
 
 
-def without_data(settings: tuple[str, int, int, float], replicas: int = 1) -> Autoencoder:
+def _without_data(settings: tuple[str, int, int, float], replicas: int = 1) -> Autoencoder:
     """A network of these `Autoencoder.settings` whose tensors have shapes and no values."""
     with torch.device("meta"):
         return Autoencoder(settings[0], replicas, *settings[1:])
@@ -194,12 +194,12 @@ def without_data(settings: tuple[str, int, int, float], replicas: int = 1) -> Au
 @functools.cache
 def _skeleton(settings: tuple[str, int, int, float], thread: int) -> Autoencoder:
     """An R = 1 network to be called with another's tensors; each thread has its own."""
-    return without_data(settings)
+    return _without_data(settings)
 
 
 def _from_state(state: dict[str, Tensor], like: Autoencoder) -> Autoencoder:
     """A network that has these tensors for its own; none is copied, and no weights are drawn."""
-    network = without_data(like.settings, len(state["output.weight"]))
+    network = _without_data(like.settings, len(state["output.weight"]))
     network.load_state_dict(state, assign=True)
     return network.train(like.training)
 
