@@ -105,47 +105,58 @@ def everything(folder: Path) -> dict[str, tuple]:
     return found
 
 
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        if not (folder / name).exists() or (folder / name).read_bytes() != content:
+            (folder / name).write_bytes(content)
+    return folder
+
+
+def read(folder: Path, files: dict[str, bytes], call, *args, **options):
+    """What a call makes of a folder that holds these files too; it leaves all as it is."""
+    write(folder, files)
+    before = everything(folder)
+    found = fine_or_refused(call, *args, **options)
+    assert everything(folder) == before
+    return found
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def edited(content: bytes, place: str, value: str, key: str | None = None) -> bytes:
+    """A JSON file in which data[place] or data[place][key] is another value."""
+    data = json.loads(content)
+    if key is None:
+        data[place] = value
+    else:
+        data[place][key] = value
+    return json.dumps(data).encode()
+
+
 # --------------------------------------------------------------------------- damage to bytes
 
 DAMAGE = st.lists(
-    st.one_of(
-        st.tuples(st.just("flip"), st.integers(0), st.integers(0, 7)),
-        st.tuples(st.just("set"), st.integers(0), st.sampled_from([0, 1, 2, 127, 128, 254, 255])),
-        st.tuples(st.just("head"), st.integers(0, 80), st.integers(0, 255)),
-        st.tuples(
-            st.just("word"), st.integers(0), st.sampled_from([0, 1, 2**15, 2**31, 2**32 - 1])
-        ),
-        st.tuples(st.just("cut"), st.integers(0), st.integers(1, 64)),
-        st.tuples(st.just("end"), st.integers(0), st.just(0)),
-        st.tuples(st.just("twice"), st.integers(0), st.integers(1, 64)),
-        st.tuples(st.just("more"), st.integers(0), st.binary(max_size=40)),
-    ),
+    st.tuples(st.just("set"), st.integers(0), st.binary(min_size=1, max_size=1))
+    | st.tuples(st.just("head"), st.integers(0, 80), st.binary(min_size=1, max_size=1))
+    | st.tuples(st.just("set"), st.integers(0), st.sampled_from([bytes(4), b"\xff" * 4, b"\0\x80"]))
+    | st.tuples(st.just("cut"), st.integers(0), st.integers(1, 64).map(bytes))
+    | st.tuples(st.just("end"), st.integers(0), st.just(b""))
+    | st.tuples(st.just("more"), st.integers(0), st.binary(max_size=40)),
     min_size=1,
     max_size=6,
 )
 
 
 def damaged(content: bytes, damage) -> bytes:
-    """Bytes with bits flipped, set, cut out, doubled, put in, or the end cut off."""
+    """Bytes with some of them changed, cut out, put in, or the end cut off."""
     data = bytearray(content)
     for kind, place, what in damage:
-        at = place % max(1, len(data))
-        if kind == "flip" and data:
-            data[at] ^= 1 << what
-        elif kind == "set" and data:
-            data[at] = what
-        elif kind == "head" and data:
-            data[min(place, len(data) - 1)] = what
-        elif kind == "word":
-            data[at : at + 4] = struct.pack("<I" if place % 2 else ">I", what)
-        elif kind == "cut":
-            del data[at : at + what]
-        elif kind == "end":
-            del data[at:]
-        elif kind == "twice":
-            data[at:at] = data[at : at + what]
-        elif kind == "more":
-            data[at:at] = what
+        at = min(place, len(data)) if kind == "head" else place % max(1, len(data))
+        length = {"more": 0, "end": len(data)}.get(kind, len(what))
+        data[at : at + length] = b"" if kind == "cut" else what
     return bytes(data)
 
 
@@ -157,22 +168,22 @@ def pictures() -> list[bytes]:
     rng = np.random.default_rng(0)
     colour = Image.fromarray(rng.integers(0, 256, (9, 7, 3), np.uint8))
     deep = Image.fromarray(rng.integers(0, 2**16, (9, 7), np.uint16))
+    several = {"save_all": True, "append_images": [colour.rotate(90)]}
     found = []
+
+    def keep(image: Image.Image, kind: str, **options) -> None:
+        stream = io.BytesIO()
+        image.save(stream, kind, **options)
+        found.append(stream.getvalue())
+
     for mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "F"):
         for kind in ("PNG", "JPEG", "TIFF", "GIF", "BMP", "PPM", "WEBP", "JPEG2000", "TGA", "ICO"):
             with contextlib.suppress(Exception):  # not every format has every mode
-                stream = io.BytesIO()
-                image = deep if mode == "I;16" else colour.convert(mode)
-                image.save(stream, kind)
-                found.append(stream.getvalue())
-    for options in ({"compression": "tiff_lzw"}, {"compression": "tiff_adobe_deflate"}):
-        stream = io.BytesIO()
-        colour.save(stream, "TIFF", **options)
-        found.append(stream.getvalue())
+                keep(deep if mode == "I;16" else colour.convert(mode), kind)
+    for compression in ("tiff_lzw", "tiff_adobe_deflate"):
+        keep(colour, "TIFF", compression=compression)
     for kind in ("GIF", "TIFF", "PNG", "WEBP"):
-        stream = io.BytesIO()
-        colour.save(stream, kind, save_all=True, append_images=[colour.rotate(90)])
-        found.append(stream.getvalue())
+        keep(colour, kind, **several)
     return found
 
 
@@ -215,27 +226,6 @@ PNGS = st.builds(
 )
 
 
-def tiff(entries, data: bytes) -> bytes:
-    """A TIFF of one directory with any entries."""
-    fields = b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
-    head = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(entries))
-    return head + fields + struct.pack("<I", 0) + data
-
-
-TIFFS = st.builds(
-    tiff,
-    st.lists(
-        st.tuples(
-            # width, height, bits, compression, photometric, strips, samples, planes, tiles, format
-            st.sampled_from([256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317, 322, 324, 339]),
-            st.integers(0, 13),
-            st.sampled_from([0, 1, 2, 3, 2**16, 2**31]),
-            st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 100, 2**16, 2**31, 2**32 - 1]),
-        ),
-        max_size=12,
-    ),
-    st.binary(max_size=80),
-)
 #: Few bytes, many pixels: a PNG of 20,000 x 20,000 zeros is 50 kB.
 BOMBS = [
     png(20000, 20000, 1, 0, 0, [], bytes(2501 * 20000)),
@@ -243,17 +233,13 @@ BOMBS = [
 ]
 
 
-@pytest.mark.parametrize("extension", ["png", "tif"])
 @FUZZ
-@given(content=st.builds(damaged, st.sampled_from(PICTURES), DAMAGE) | PNGS | TIFFS)
-def test_fuzz_pictures(tmp_path, extension, content):
+@given(content=st.builds(damaged, st.sampled_from(PICTURES), DAMAGE) | PNGS)
+def test_fuzz_pictures(tmp_path, content):
     """In a folder with a whole one: the pixels, or a sentence that names the file."""
-    (tmp_path / f"a.{extension}").write_bytes(content)
-    (tmp_path / "b.png").write_bytes(PICTURES[1])
-    before = everything(tmp_path)
-    found = fine_or_refused(load_folder, tmp_path, 8, progress=False)
+    files = {"a.png": content, "b.png": PICTURES[1]}
+    found = read(tmp_path, files, load_folder, tmp_path, 8, progress=False)
     assert found is None or found.train.images.shape == (2, 1, 8, 8)
-    assert everything(tmp_path) == before
 
 
 @pytest.mark.parametrize("content", BOMBS, ids=["zeros", "claimed"])
@@ -311,13 +297,10 @@ def scans(tmp_path_factory) -> dict[str, list[bytes]]:
     window=st.sampled_from(["auto", "5,10", "1%,99%"]),
 )
 def test_fuzz_scans(tmp_path, scans, extension, which, damage, slices, window):
-    whole = scans[extension][which % len(scans[extension])]
-    (tmp_path / f"a.{extension}").write_bytes(damaged(whole, damage))
-    before = everything(tmp_path)
+    files = {f"a.{extension}": damaged(scans[extension][which % len(scans[extension])], damage)}
     scan = ScanConfig(slices, window=window)
-    found = fine_or_refused(load_images, tmp_path, 8, progress=False, scan=scan)
+    found = read(tmp_path, files, load_images, tmp_path, 8, progress=False, scan=scan)
     assert found is None or (len(found) and found.images.dtype == np.uint8)
-    assert everything(tmp_path) == before
 
 
 # --------------------------------------------------------------------------- JSON
@@ -375,14 +358,12 @@ def bench(tmp_path_factory) -> Path:
 )
 def test_fuzz_data_json(bench, content, load):
     """Read, or refused; nothing outside images/ is ever looked at as an image."""
-    (bench / "data.json").write_bytes(content)
-    before = everything(bench.parent)
-    found = fine_or_refused(load, bench, 8, progress=False)
+    write(bench, {"data.json": content})
+    found = read(bench.parent, {}, load, bench, 8, progress=False)
     if isinstance(found, Dataset):
         names = [*found.train.names, *(found.test.names if found.test else ())]
         assert len(set(names)) == len(names) > 0
         assert all((bench / "images" / name).is_file() and ".." not in name for name in names)
-    assert everything(bench.parent) == before
 
 
 # --------------------------------------------------------------------------- checkpoints
@@ -429,52 +410,6 @@ def kept(draw_set, tmp_path_factory):
     )
 
 
-HEADERS = st.lists(
-    st.tuples(
-        st.sampled_from(
-            ["dtype", "shape", "data_offsets", "name", "drop", "add", "metadata", "value"]
-        ),
-        st.integers(0),
-        st.sampled_from(
-            ["F64", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "F4", "C64", "?", None, 0, -1,
-             [], [0], [1], [-1], [2**62, 4], [2**63], [0, 0], [0, 4], [4, 0], [1, 1, 1], {}, "x",
-             1e308]
-        ),
-    ),
-    min_size=1,
-    max_size=3,
-)  # fmt: skip
-
-
-def other_header(content: bytes, changes) -> bytes:
-    """A safetensors file whose header was written by somebody else."""
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    for kind, which, value in changes:
-        names = sorted(set(header) - {"__metadata__"})
-        name = names[which % len(names)] if names else "x"
-        entry = header.get(name)
-        if kind in ("dtype", "shape", "data_offsets") and isinstance(entry, dict):
-            entry[kind] = value
-        elif kind == "name":
-            header[str(value)] = header.pop(name, {})
-        elif kind == "drop":
-            header.pop(name, None)
-        elif kind == "add":
-            header["more"] = {"dtype": "F32", "shape": [0], "data_offsets": value}
-        elif kind == "value":
-            header[name] = value
-        elif kind == "metadata":
-            meta = header.get("__metadata__")
-            keys = sorted(meta) if isinstance(meta, dict) else []
-            if keys and which % 3:
-                meta[keys[which % len(keys)]] = value if which % 2 else str(value)
-            else:
-                header["__metadata__"] = value
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + content[8 + length :]
-
-
 def other_tensors(content: bytes, which: int, how: str) -> bytes:
     """A well-formed safetensors file of the same header, one of its tensors another."""
     tensors = load_tensors(content)
@@ -509,7 +444,6 @@ HOW = [
 LENGTHS = st.sampled_from([0, 1, 7, 2**20, 2**31, 2**60, 2**64 - 1])
 FILES = st.one_of(
     st.tuples(st.just(damaged), DAMAGE),
-    st.tuples(st.just(other_header), HEADERS),
     st.tuples(st.just(other_tensors), st.integers(0), st.sampled_from(HOW)),
     st.tuples(st.just(lambda content, n: n.to_bytes(8, "little") + content[8:]), LENGTHS),
     st.tuples(st.just(lambda content, other: other), st.binary(max_size=80) | RAW),
@@ -556,14 +490,6 @@ TABLES = st.one_of(
 )
 
 
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        if not (folder / name).exists() or (folder / name).read_bytes() != content:
-            (folder / name).write_bytes(content)
-    return folder
-
-
 @FUZZ
 @given(
     which=st.sampled_from(["learner_1.safetensors", "ensemble.json", "history.csv"]),
@@ -577,15 +503,11 @@ def test_fuzz_runs(kept, tmp_path_factory, which, data, believed):
     files = dict(kept["run"])
     files[which] = change(files[which], *how)
     if believed and which != "ensemble.json":
-        manifest = json.loads(files["ensemble.json"])
-        manifest["files"][which] = hashlib.sha256(files[which]).hexdigest()
-        files["ensemble.json"] = json.dumps(manifest).encode()
-    base = tmp_path_factory.getbasetemp() / "fuzz runs"
-    run = write(base / "run", files)
-    before = everything(base)
-    ensemble = fine_or_refused(load_run, run)
-    fine_or_refused(run_scan, run)
-    assert everything(base) == before
+        manifest = files["ensemble.json"]
+        files["ensemble.json"] = edited(manifest, "files", sha256(files[which]), which)
+    run = tmp_path_factory.getbasetemp() / "fuzz runs"
+    ensemble = read(run, files, load_run, run)
+    read(run, files, run_scan, run)
     if ensemble is not None:
         assert all(torch.isfinite(v).all() for v in ensemble.network.state_dict().values())
 
@@ -603,17 +525,12 @@ def test_fuzz_detectors(kept, tmp_path_factory, which, data, believed):
     files[which] = change(files[which], *how)
     if believed and which != "detector.json":
         if which != "ensemble.json":
-            manifest = json.loads(files["ensemble.json"])
-            manifest["files"][which] = hashlib.sha256(files[which]).hexdigest()
-            files["ensemble.json"] = json.dumps(manifest).encode()
-        detector = json.loads(files["detector.json"])
-        detector["ensemble_sha256"] = hashlib.sha256(files["ensemble.json"]).hexdigest()
-        files["detector.json"] = json.dumps(detector).encode()
-    base = tmp_path_factory.getbasetemp() / "fuzz detectors"
-    write(base / "run", files)
-    before = everything(base)
-    found = fine_or_refused(D2UE.load, base / "run", device="cpu")
-    assert everything(base) == before
+            manifest = files["ensemble.json"]
+            files["ensemble.json"] = edited(manifest, "files", sha256(files[which]), which)
+        sha = sha256(files["ensemble.json"])
+        files["detector.json"] = edited(files["detector.json"], "ensemble_sha256", sha)
+    run = tmp_path_factory.getbasetemp() / "fuzz detectors"
+    found = read(run, files, D2UE.load, run, device="cpu")
     if found is not None:
         for images in (np.zeros((2, 6)), kept["images"].images[:2], np.ones((1, 5, 4))):
             scores = fine_or_refused(found.anomaly_score, images)
@@ -629,14 +546,10 @@ def test_fuzz_learners(kept, tmp_path_factory, which, data):
     files = dict(kept["learner"])
     files[which] = change(files[which], *how)
     if which != "learner.json":
-        manifest = json.loads(files["learner.json"])
-        manifest["weights_sha256"] = hashlib.sha256(files[which]).hexdigest()
-        files["learner.json"] = json.dumps(manifest).encode()
+        sha = sha256(files[which])
+        files["learner.json"] = edited(files["learner.json"], "weights_sha256", sha)
     base = tmp_path_factory.getbasetemp() / "fuzz learners"
-    write(base / "learners" / kept["name"], files)
-    before = everything(base)
-    learner = fine_or_refused(Store(base).get, kept["name"])
-    assert everything(base) == before
+    learner = read(base / "learners" / kept["name"], files, Store(base).get, kept["name"])
     if learner is not None:
         assert all(torch.isfinite(v).all() for v in learner.network.state_dict().values())
 
@@ -648,16 +561,12 @@ def test_fuzz_states(kept, tmp_path_factory, change):
     content = change[0](kept["state"], *change[1:])
     base = tmp_path_factory.getbasetemp() / "fuzz states"
     store = Store(base)
-    write(base / "states", {store._state_file([kept["name"]]).name: content})
-    before = everything(base)
 
     def go_on():
         state = store.load_state([kept["name"]])
-        task = LearnerTask(SMALLEST, 1)
-        return train_learners([task], kept["images"].images, state=state)
+        return train_learners([LearnerTask(SMALLEST, 1)], kept["images"].images, state=state)
 
-    fine_or_refused(go_on)
-    assert everything(base) == before
+    read(base / "states", {store._state_file([kept["name"]]).name: content}, go_on)
 
 
 # --------------------------------------------------------------------------- archives
@@ -714,8 +623,8 @@ def other_about(content: bytes, path: list[int], value: object) -> bytes:
 
 def _summed(tensors: dict[str, torch.Tensor]) -> bytes:
     tensors.pop("sha256", None)
-    sha256 = bytearray(bytes.fromhex(digest(tensors)))
-    tensors["sha256"] = torch.frombuffer(sha256, dtype=torch.uint8)
+    own = bytearray(bytes.fromhex(digest(tensors)))
+    tensors["sha256"] = torch.frombuffer(own, dtype=torch.uint8)
     return dump_tensors(tensors, metadata={"format": "d2ue scores 1"})
 
 
@@ -755,7 +664,7 @@ def test_fuzz_exports(exported, tmp_path_factory, steps, packing, believed, dama
             with contextlib.suppress(Exception):
                 files[record] = other_about(files[record], which, what)
     if believed:
-        sums = {n: hashlib.sha256(c).hexdigest() for n, c in files.items() if n != "manifest.json"}
+        sums = {n: sha256(c) for n, c in files.items() if n != "manifest.json"}
         files["manifest.json"] = json.dumps({"format": "d2ue export 1", "files": sums}).encode()
     if manifest_change:
         with contextlib.suppress(Exception):
