@@ -4,20 +4,25 @@ What runs on a GPU only is marked so. Two correct kernels round otherwise, and t
 that beyond any tolerance in float32, so that whole trainings are compared in float64.
 """
 
+import contextlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from d2ue.backbones import forward
 from d2ue.config import TrainConfig
 from d2ue.ensemble import train_ensemble, train_ensembles
 from d2ue.fast.steps import _factors, captured, half_products, is_memory_error, precision
-from d2ue.learners import MOST_REPLICAS, fitting_replicas, learner_name, replica_bytes
+from d2ue.learners import MOST_REPLICAS, fitting_replicas, replica_bytes
 from d2ue.losses import reconstruction_loss
-from d2ue.similarity import linear_cka
+from d2ue.similarity import SIMILARITIES, linear_cka
 from d2ue.training import LearnerTask, _Objective, initial_network, train_learners
 
 CPU = torch.device("cpu")
@@ -44,18 +49,9 @@ def weights(network) -> torch.Tensor:
 def test_tf32_is_refused_where_there_is_none(refused, draw_set):
     with refused("tf32 is for CUDA"), precision("tf32", CPU):
         pass
+    config = TrainConfig(precision="tf32", epochs=1, batch_size=8, image_size=16)
     with refused("tf32 is for CUDA"):
-        train_ensemble(
-            TrainConfig(precision="tf32", epochs=1, batch_size=8, image_size=16),
-            draw_set(8, 16),
-            device="cpu",
-            progress=False,
-        )
-
-
-def test_unknown_formats_are_refused(refused):
-    with refused("precision"):
-        TrainConfig(precision="float16")
+        train_ensemble(config, draw_set(8, 16), device="cpu", progress=False)
 
 
 def test_bf16_rounds_products_and_float32_does_not():
@@ -92,12 +88,10 @@ def test_similarity_is_taken_in_float32_of_bf16s_features(draw_images):
 @pytest.mark.parametrize(
     "use",
     [
-        lambda: None,
-        lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
         lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
         lambda: torch.set_float32_matmul_precision("medium"),
     ],
-    ids=["nothing", "matmul", "convolutions", "medium"],
+    ids=["convolutions", "medium"],
 )
 def test_torchs_settings_are_left_as_they_were(use, own_formats):
     use()
@@ -152,17 +146,51 @@ def test_bf16_trains_as_float32_does_but_for_rounding(backbone, draw_images):
     assert not np.array_equal(losses["bf16"], losses["float32"])
 
 
-def test_other_formats_have_other_names_and_float32_keeps_its_own():
-    names = {learner_name(TrainConfig(precision=p), 1, "x") for p in ("float32", "tf32", "bf16")}
-    assert len(names) == 3
-    assert learner_name(TrainConfig(), 1, "x") == learner_name(
-        TrainConfig(precision="float32"), 1, "x"
-    )
+class OnMeta(TorchDispatchMode):
+    """Refuses every operation that a tensor with values takes part in."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
+        assert all(t.is_meta for t in tensors), func
+        return out
 
 
-def test_formats_do_not_stack():
-    one, other = LearnerTask(TrainConfig(), 1), LearnerTask(TrainConfig(precision="bf16"), 1)
-    assert not one.stackable_with(other)
+class HalfProducts(TorchFunctionMode):
+    """Autocast to bf16 for the meta device, which has none of its own."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (torch.bmm, F.conv2d, F.conv_transpose2d):
+            args = [arg.bfloat16() if isinstance(arg, torch.Tensor) else arg for arg in args]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["float32", "bf16"])
+@pytest.mark.parametrize("backbone", ["ae", "memae", "aeu"])
+def test_no_step_looks_at_the_host(backbone, name, draw_images, monkeypatch):
+    """On the meta device, where `.item()`, `float(...)` and `if tensor` raise; all similarities."""
+    steps, looks = [], []
+
+    @contextlib.contextmanager
+    def watched(*_):
+        steps.append(name)
+        with OnMeta():
+            yield
+
+    def tolist(tensor):
+        looks.append(tensor.is_meta)
+        return torch.zeros(tensor.shape).numpy().tolist()
+
+    half = HalfProducts if name == "bf16" else contextlib.nullcontext
+    monkeypatch.setattr("d2ue.training.precision", watched)
+    monkeypatch.setattr("d2ue.training.half_products", lambda *_: half())
+    monkeypatch.setattr(torch.optim, "Adam", lambda weights, lr, **_: torch.optim.SGD(weights, lr))
+    monkeypatch.setattr(torch.Tensor, "tolist", tolist)
+    small = {"image_size": 16, "batch_size": 8, "epochs": 3, "precision": name}
+    configs = [TrainConfig(backbone=backbone, similarity=s, **small) for s in SIMILARITIES]
+    tasks = [LearnerTask(config, 3, torch.zeros(2, 20, 16)) for config in configs]
+    train_learners(tasks, draw_images(20), device="meta")
+    assert len(steps) == 3 * 2 and looks == 3 * [True]  # one look an epoch
 
 
 @pytest.mark.parametrize("backbone", ["ae", "memae", "aeu"])

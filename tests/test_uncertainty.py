@@ -29,13 +29,9 @@ each_backbone = pytest.mark.parametrize("backbone", ("ae", "memae", "aeu"))
 FLOAT64 = torch.float64
 # (backbone, L): every gradient that Eq. (6) can be asked for
 GRADIENTS = [
-    ("ae", "l1"),
-    ("ae", "mse"),
-    ("memae", "l1"),
-    ("memae", "mse"),
-    ("aeu", "weighted-mse"),
-    ("aeu", "nll"),
-]
+    ("ae", "l1"), ("ae", "mse"), ("memae", "l1"), ("memae", "mse"),
+    ("aeu", "weighted-mse"), ("aeu", "nll"),
+]  # fmt: skip
 DEFAULT_ERROR = {"ae": "l1", "memae": "l1", "aeu": "weighted-mse"}
 
 
@@ -222,23 +218,6 @@ def test_gradients_are_those_of_one_image_and_one_learner(
         torch.testing.assert_close(s, literal_s, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize(("backbone", "error"), GRADIENTS)
-def test_gradients_by_finite_differences_at_a_pixel(
-    in_float64, plain_learners, draw_images, backbone, error
-):
-    x, at, step = scaled(draw_images(2, seed=1)), (1, 0, 5, 9), 1e-6
-    gradients, _, _ = input_gradients(in_float64(backbone).network, x, error)
-    for gradient, learner in zip(gradients, plain_learners(backbone), strict=True):
-        values = []
-        for direction in (1, -1):
-            moved = x.clone()
-            moved[at] += direction * step
-            with torch.no_grad():
-                values.append(literal_error(learner(moved[1:]), moved[1:], error).item())
-        slope = (values[0] - values[1]) / (2 * step)
-        assert gradient[at].item() == pytest.approx(slope, rel=1e-4, abs=1e-8)
-
-
 def test_the_l1_identity(in_float64, plain_learners, draw_images):
     """method.md: with e = f(X) - X and J the Jacobian of f, L = sum |e| / HW has the gradient
     (Jᵀ sign(e) - sign(e)) / HW, so |e| ⊙ grad = (|e| ⊙ Jᵀ sign(e) - e) / HW exactly."""
@@ -316,39 +295,17 @@ def test_normalised_error_of_a_perfect_reconstruction_is_no_division_by_zero(in_
 
 @pytest.mark.parametrize("method", METHODS)
 @each_backbone
-def test_batch_64_is_batch_1(trained, draw_images, backbone, method):
+def test_no_map_depends_on_the_batch_it_came_in(in_float64, draw_images, backbone, method):
     """Per-image gradients and evaluation mode, after training: statistics are not 0 and 1."""
-    ensemble, images = trained(backbone), draw_images(64, seed=1)
+    ensemble, images = in_float64(backbone), draw_images(24, seed=1)
     assert ensemble.network.encoder[0].norm.running_mean.abs().max() > 0.01
-    together = score_maps(ensemble, images, method, batch_size=64)
-    one_by_one = score_maps(ensemble, images, method, batch_size=1)
-    # Where rounding decides on which side of a ReLU's kink an image stands, its gradient jumps: a
-    # few pixels of one image were seen to. In float64 (the next test) batches agree everywhere.
-    close = np.isclose(together, one_by_one, rtol=2e-3, atol=1e-3 * together.mean())
-    assert close.mean() > 0.99
-    np.testing.assert_allclose(together.mean((1, 2, 3)), one_by_one.mean((1, 2, 3)), rtol=1e-3)
-    uneven = image_scores(ensemble, images, method, batch_size=23)
-    np.testing.assert_allclose(uneven, together.mean((1, 2, 3)), rtol=1e-4)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@each_backbone
-def test_batch_sizes_agree_exactly_in_float64(in_float64, draw_images, backbone, method):
-    x = scaled(draw_images(64, seed=1))
-    together = score_batch(in_float64(backbone), x, ScoreConfig(method))
-    ensemble = in_float64(backbone)
-    some = slice(None, None, 5)
-    single = [score_batch(ensemble, image[None], ScoreConfig(method)) for image in x[some]]
-    torch.testing.assert_close(together[some], torch.cat(single), rtol=1e-8, atol=1e-14)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_the_company_of_other_images_does_not_matter(in_float64, draw_images, method):
-    images, others = scaled(draw_images(3, seed=1)), scaled(draw_images(5, seed=2))
-    ensemble = in_float64("aeu")
-    alone = score_batch(ensemble, images, ScoreConfig(method))
-    company = score_batch(ensemble, torch.cat([100 * others, images]), ScoreConfig(method))[5:]
-    torch.testing.assert_close(alone, company, rtol=1e-8, atol=1e-14)
+    maps = score_maps(ensemble, images, method, batch_size=24)
+    for size in (1, 7):
+        alone = score_maps(ensemble, images, method, batch_size=size)
+        np.testing.assert_allclose(alone, maps, rtol=1e-5, atol=1e-14)
+    x = scaled(images)
+    company = score_batch(ensemble, torch.cat([100 * x[:5], x]), ScoreConfig(method))[5:]
+    np.testing.assert_allclose(company, maps, rtol=1e-5, atol=1e-14)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -400,24 +357,12 @@ def test_tensors_are_as_good_as_arrays(trained, draw_images):
 # --- refusals ---
 
 
-@pytest.mark.parametrize("method", ["output", "dual", "input"])
-@each_backbone
-def test_one_learner_has_no_disagreement(trained, draw_images, refused, backbone, method):
-    with refused("two learners", "ensemble"):
-        image_scores(trained(backbone).first(1), draw_images(3), method)
-
-
-@each_backbone
-def test_one_learner_is_scored_by_its_reconstruction(trained, draw_images, backbone):
-    assert (image_scores(trained(backbone).first(1), draw_images(3), "ensemble") > 0).all()
-
-
-@pytest.mark.parametrize(
-    ("backbone", "error"), [("ae", "nll"), ("memae", "weighted-mse"), ("aeu", "l1")]
-)
-def test_errors_the_backbone_does_not_have(trained, draw_images, refused, backbone, error):
-    with refused(backbone, error):
-        image_scores(trained(backbone), draw_images(3), ScoreConfig(gradient_error=error))
+def test_one_learner_has_a_reconstruction_and_no_disagreement(trained, draw_images, refused):
+    one, images = trained("aeu").first(1), draw_images(3)
+    assert (image_scores(one, images, "ensemble") > 0).all()
+    for method in ("output", "dual", "input"):
+        with refused("two learners", "ensemble"):
+            image_scores(one, images, method)
 
 
 def test_errors_that_need_a_variance(refused):
@@ -426,15 +371,12 @@ def test_errors_that_need_a_variance(refused):
             reconstruction_error(pixel(1)[0], pixel(1, 2), None, error)
 
 
-@pytest.mark.parametrize("score", [score_maps, image_scores])
-def test_images_that_do_not_fit(trained, draw_images, refused, score):
+def test_images_that_do_not_fit(trained, draw_images, refused):
     with refused(16, 32):
-        score(trained(), draw_images(3, size=32))
+        image_scores(trained(), draw_images(3, size=32))
     with refused(16):
-        score(trained(), draw_images(3)[:, 0])
+        image_scores(trained(), draw_images(3)[:, 0])
     with refused("uint8", "float"):
-        score(trained(), draw_images(3) / 255.0)
-    with refused("uint8"):
-        score(trained(), torch.as_tensor(draw_images(3)).float())
+        score_maps(trained(), draw_images(3) / 255.0)
     with refused("mehod", "dual"):
-        score(trained(), draw_images(3), "mehod")
+        score_maps(trained(), draw_images(3), "mehod")
