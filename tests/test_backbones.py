@@ -37,7 +37,7 @@ def disturbed(backbone: str, replicas: int = 1, image_size: int = 16) -> Autoenc
 
 
 @each_backbone
-@pytest.mark.parametrize("image_size", [16, 32, 64])
+@pytest.mark.parametrize("image_size", [16, 32, 64, 128])
 def test_initial_weights_are_pytorchs_bit_for_bit(
     plain_learner, equal_tensors, backbone, image_size
 ):
@@ -78,26 +78,6 @@ def test_outputs_features_and_statistics_are_pytorchs(plain_learner, backbone, i
             torch.testing.assert_close(mine[0], theirs, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("backbone", "extra"),
-    [
-        ("ae", 0),
-        ("memae", 25 * 16),  # the items
-        ("aeu", 16 * 1 * 4 * 4),  # the second output of the last transposed convolution
-    ],
-)
-def test_parameter_count_by_hand(backbone, extra):
-    convolutions = 16 * (1 * 16 + 16 * 32 + 32 * 64 + 64 * 64)  # 4x4 kernels, without biases
-    norms = 2 * (16 + 32 + 64 + 64)
-    to_latent = (1024 * 2048 + 2048) + 2 * 2048 + (2048 * 16 + 16)
-    from_latent = (16 * 2048 + 2048) + 2 * 2048 + (2048 * 1024 + 1024)
-    transposed = 16 * (64 * 64 + 64 * 32 + 32 * 16 + 16 * 1)
-    transposed_norms = 2 * (64 + 32 + 16)
-    total = convolutions + norms + to_latent + from_latent + transposed + transposed_norms + extra
-    parameters = Autoencoder(backbone).parameters()
-    assert sum(p.numel() for p in parameters) == total
-
-
 @each_backbone
 def test_nine_layers_and_their_widths(backbone):
     """The layer table, flattened."""
@@ -115,15 +95,6 @@ def test_nine_layers_and_their_widths(backbone):
     assert (output.log_variance is not None) == (backbone == "aeu")
     assert (output.addressing is not None) == (backbone == "memae")
     assert network(noise(2, 3, 1, 64, 64)).feature is None
-
-
-@pytest.mark.parametrize("image_size", [16, 32, 64, 128])
-def test_every_size_has_a_grid_of_four_by_four_before_z(image_size):
-    network = Autoencoder("ae", image_size=image_size).eval()
-    deepest = network.layers[len(network.layers) // 2 - 1]
-    feature = network(noise(1, 2, 1, image_size, image_size), deepest).feature
-    assert network.grid == 4
-    assert feature.shape[-1] == {16: 32, 32: 64, 64: 64, 128: 64}[image_size] * 4 * 4
 
 
 def test_nothing_follows_the_last_layer():
@@ -187,25 +158,29 @@ def test_the_memory_does_not_hide_a_network_that_is_lost():
 
 @each_backbone
 @pytest.mark.parametrize("training", [True, False])
-def test_replicas_are_single_networks(backbone, training):
-    """Outputs, input gradients and BatchNorm statistics of R = 3 are those of three networks."""
+@pytest.mark.parametrize("way", ["_one_by_one", "_together"])  # a CPU's and a GPU's
+def test_replicas_are_single_networks(backbone, training, way):
+    """Outputs, gradients and BatchNorm statistics of R = 3 are those of three networks."""
     network = disturbed(backbone, replicas=3).train(training)
     singles = [network.replica(i) for i in range(3)]
     x = noise(3, 5, 1, 16, 16).double().requires_grad_(True)
-    together = network(x, "z")
-    together.mean.square().sum().backward()
+    several = getattr(network, way)(x, "z")
+    several.mean.square().sum().backward()
+    state = network.state_dict(keep_vars=True)
     for i, single in enumerate(singles):
         assert single.training is training and single.replicas == 1
         own = x[i : i + 1].detach().requires_grad_(True)
         alone = single(own, "z")
         alone.mean.square().sum().backward()
-        for ours, theirs in zip(together, alone, strict=True):
+        for ours, theirs in zip(several, alone, strict=True):
             assert (ours is None) == (theirs is None)
             if ours is not None:
                 torch.testing.assert_close(ours[i], theirs[0], rtol=0, atol=1e-10)
         torch.testing.assert_close(x.grad[i], own.grad[0], rtol=0, atol=1e-9)
-        for key, value in single.state_dict().items():
-            torch.testing.assert_close(network.state_dict()[key][i], value[0], rtol=0, atol=1e-12)
+        for key, value in single.state_dict(keep_vars=True).items():
+            torch.testing.assert_close(state[key][i], value[0], rtol=0, atol=1e-12)
+            if value.requires_grad:
+                torch.testing.assert_close(state[key].grad[i], value.grad[0], rtol=1e-8, atol=1e-9)
 
 
 @each_backbone
@@ -213,7 +188,7 @@ def test_nan_in_one_replica_stays_there(backbone):
     network = disturbed(backbone, replicas=3).train()
     x = noise(3, 5, 1, 16, 16).double()
     x[1] = float("nan")
-    output = network(x, "z")
+    output = network._together(x, "z")
     output.mean.sum().backward()
     assert output.mean[[0, 2]].isfinite().all() and output.mean[1].isnan().all()
     for name, value in network.state_dict().items():
@@ -349,26 +324,6 @@ def test_in_autocast_the_convolution_to_an_image_stays_float32(outputs):
         found.append((out, *gradients))
     for without, within in zip(*found, strict=True):
         assert torch.equal(without, within)
-
-
-@each_backbone
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("feature", ["en1", "z", "de1"])
-def test_replicas_one_by_one_are_replicas_together(backbone, training, feature):
-    """The two forward passes, by CPU and by GPU, compute and learn the same."""
-    networks = [disturbed(backbone, 3).train(training) for _ in range(2)]
-    x = noise(3, 5, 1, 16, 16).double()
-    outputs = networks[0]._one_by_one(x, feature), networks[1]._together(x, feature)
-    for output in outputs:
-        sum(part.square().sum() for part in output if part is not None).backward()
-    for a, b in zip(*outputs, strict=True):
-        assert (a is None) == (b is None)
-        if a is not None:
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
-    for a, b in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-8, atol=1e-10)
-    for a, b in zip(networks[0].buffers(), networks[1].buffers(), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
 
 
 def test_threads_do_not_share_what_replicas_go_through():

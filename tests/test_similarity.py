@@ -128,23 +128,6 @@ def feature_form(p: torch.Tensor, q: torch.Tensor) -> float:
     return float((p.T @ q).norm() ** 2 / ((p.T @ p).norm() * (q.T @ q).norm()))
 
 
-def loop_cka(p: torch.Tensor, q: torch.Tensor) -> float:
-    """The same from sums over pairs of images, in Python's floats."""
-    n = len(p)
-
-    def centred_products(x: torch.Tensor) -> list[list[float]]:
-        rows = x.tolist()
-        means = [math.fsum(row[j] for row in rows) / n for j in range(len(rows[0]))]
-        rows = [[v - m for v, m in zip(row, means, strict=True)] for row in rows]
-        return [[math.fsum(a * b for a, b in zip(r, s, strict=True)) for s in rows] for r in rows]
-
-    def paired(k: list[list[float]], other: list[list[float]]) -> float:
-        return math.fsum(k[i][j] * other[i][j] for i in range(n) for j in range(n))
-
-    k, other = centred_products(p), centred_products(q)
-    return paired(k, other) / math.sqrt(paired(k, k) * paired(other, other))
-
-
 def u_statistic(k: torch.Tensor, other: torch.Tensor) -> float:
     """Song et al. 2012: the mean over all quadruples of distinct images (i, j, q, r) of
     k_ij (l_ij + l_qr - 2 l_iq)."""
@@ -156,14 +139,13 @@ def u_statistic(k: torch.Tensor, other: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize(("batch", "d", "e"), [(2, 3, 3), (7, 4, 4), (9, 3, 20), (24, 16, 16)])
-def test_cka_is_what_three_other_ways_give(literal_cka, batch, d, e):
+def test_cka_is_what_two_other_ways_give(literal_cka, batch, d, e):
     p = gaussian(batch, d) + 1
     q = p @ gaussian(d, e, seed=1) + gaussian(batch, e, seed=2)
     value = linear_cka(p, q).item()
     assert 0 < value <= 1 + 1e-12
     assert value == pytest.approx(float(literal_cka(p, q)), rel=1e-10)
     assert value == pytest.approx(feature_form(p, q), rel=1e-10)
-    assert value == pytest.approx(loop_cka(p, q), rel=1e-10)
 
 
 @pytest.mark.parametrize("batch", [4, 5, 7])
@@ -209,14 +191,6 @@ def test_cka_does_not_see_a_shift_or_the_order_of_images(seed, order):
         assert similarity(*shifted).item() == value
         assert similarity(p[permuted], q[permuted]).item() == value
         assert similarity(q, p).item() == value
-
-
-def test_cka_sees_single_neurons_rescaled_and_shears():
-    """The invariances a ReLU network has and CKA has not."""
-    p, q = related(24, 5)
-    stretched = p * torch.tensor([5.0, 1, 1, 1, 1], dtype=p.dtype)
-    for similarity in (linear_cka, debiased_cka):
-        assert abs(similarity(stretched, q) - similarity(p, q)) > 0.01
 
 
 TICKS = {  # of scaling, of rotation
@@ -279,14 +253,6 @@ def test_gradients_by_finite_differences(name):
     p, q = related(6, 4)
     inputs = p.requires_grad_(True), q.requires_grad_(True)
     assert torch.autograd.gradcheck(SIMILARITIES[name], inputs, eps=1e-6, atol=1e-7, rtol=1e-5)
-
-
-def test_gradients_of_cka_are_those_of_the_literal_form(literal_cka):
-    p, q = related(16, 8)
-    _, ours = value_and_gradients("cka", p, q)
-    inputs = p.requires_grad_(True), q.requires_grad_(True)
-    for a, b in zip(ours, torch.autograd.grad(literal_cka(*inputs), inputs), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
 def test_none_pushes_nothing():
