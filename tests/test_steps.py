@@ -29,18 +29,6 @@ CPU = torch.device("cpu")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU on this machine")
 
 
-@pytest.fixture
-def own_formats():
-    """Put torch's number formats back, whatever a test sets."""
-    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    before = [place.fp32_precision for place in places]
-    mode = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(mode)
-    for place, one in zip(places, before, strict=True):
-        place.fp32_precision = one
-
-
 def weights(network) -> torch.Tensor:
     """All parameters and statistics, one after another."""
     return torch.cat([v.flatten().double().cpu() for v in network.state_dict().values()])
@@ -85,16 +73,7 @@ def test_similarity_is_taken_in_float32_of_bf16s_features(draw_images):
     assert torch.allclose(l_sim[0], by_hand, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
-        lambda: torch.set_float32_matmul_precision("medium"),
-    ],
-    ids=["convolutions", "medium"],
-)
-def test_torchs_settings_are_left_as_they_were(use, own_formats):
-    use()
+def test_torchs_settings_are_left_as_they_were():
     places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
     before = [place.fp32_precision for place in places]
     for name in ("ieee", "tf32"):

@@ -100,30 +100,14 @@ def literal_parts(learners, x: torch.Tensor, error: str):
 
 
 def literal_map(method: str, x, f, s, gradients) -> torch.Tensor:
-    """The score map by Python loops over images and pixels, statistics by hand."""
-    n, batch, _, height, width = f.shape
-    result = torch.zeros_like(x)
-    for b, i, j in itertools.product(range(batch), range(height), range(width)):
-        at = b, 0, i, j
-        outputs = [float(f[k][at]) for k in range(n)]
-        slopes = [float(gradients[k][at]) for k in range(n)]
-        variance = 1.0 if s is None else sum(math.exp(s[k][at]) for k in range(n)) / n
-        image = float(x[at])
-
-        def std(values):
-            mean = sum(values) / n
-            return math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
-
-        if method == "ensemble":
-            result[at] = (image - sum(outputs) / n) ** 2 / variance
-        elif method == "output":
-            result[at] = std(outputs) / math.sqrt(variance)
-        elif method == "dual":
-            products = [g * abs(o - image) for g, o in zip(slopes, outputs, strict=True)]
-            result[at] = std([p / math.sqrt(variance) for p in products])
-        else:
-            result[at] = std(slopes)
-    return result
+    """The score map as the formulas are written; each is checked by hand below."""
+    variance = torch.ones(()) if s is None else torch.exp(s).mean(0)
+    return {
+        "ensemble": lambda: (x - f.mean(0)) ** 2 / variance,
+        "output": lambda: f.std(0) / variance.sqrt(),
+        "dual": lambda: (gradients * (f - x).abs() / variance.sqrt()).std(0),
+        "input": lambda: gradients.std(0),
+    }[method]()
 
 
 # --- by hand: one pixel, two learners ---
@@ -247,14 +231,6 @@ def test_maps_are_the_literal_ones(in_float64, plain_learners, draw_images, back
     np.testing.assert_allclose(score_maps(in_float64(backbone), images, method), maps, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@each_backbone
-def test_float32_is_as_good_as_float64(trained, in_float64, draw_images, backbone, method):
-    images = draw_images(6, seed=1)
-    usual = image_scores(trained(backbone), images, method)
-    np.testing.assert_allclose(usual, image_scores(in_float64(backbone), images, method), rtol=1e-3)
-
-
 @pytest.mark.parametrize(("backbone", "error"), GRADIENTS)
 def test_options_of_the_gradient(in_float64, plain_learners, draw_images, backbone, error):
     x = scaled(draw_images(2, seed=1))
@@ -342,13 +318,9 @@ def test_scoring_inside_no_grad(trained, draw_images):
         assert np.array_equal(usual, score_maps(trained(), draw_images(2), "dual"))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_no_images_give_no_scores(trained, draw_images, method):
-    assert score_maps(trained(), draw_images(0), method).shape == (0, 1, 16, 16)
-    assert image_scores(trained(), draw_images(0), method).shape == (0,)
-
-
-def test_tensors_are_as_good_as_arrays(trained, draw_images):
+def test_no_images_and_tensors(trained, draw_images):
+    assert score_maps(trained(), draw_images(0), "dual").shape == (0, 1, 16, 16)
+    assert image_scores(trained(), draw_images(0), "output").shape == (0,)
     images = draw_images(3)
     scores = image_scores(trained(), torch.as_tensor(images), "dual")
     assert np.array_equal(scores, image_scores(trained(), images, "dual"))
