@@ -97,18 +97,6 @@ def test_nine_layers_and_their_widths(backbone):
     assert network(noise(2, 3, 1, 64, 64)).feature is None
 
 
-def test_nothing_follows_the_last_layer():
-    """The output is linear in the last weights: no tanh, no bias, no clipping."""
-    network = disturbed("aeu").eval()
-    x = noise(1, 4, 1, 16, 16).double()
-    before = network(x)
-    with torch.no_grad():
-        network.output.weight *= -30
-    after = network(x)
-    torch.testing.assert_close(after.mean, -30 * before.mean)
-    torch.testing.assert_close(after.log_variance, -30 * before.log_variance)
-
-
 # --- MemAE's memory ---
 
 
@@ -133,16 +121,6 @@ def test_addressing_is_the_published_one(slots, shrinkage):
     if shrinkage:
         assert 0 < kept.sum() < kept.numel()
         assert (output.addressing[0][~kept] == 0).all()
-
-
-def test_z_for_repulsion_is_before_the_memory():
-    network = disturbed("memae").eval()
-    x = noise(1, 5, 1, 16, 16).double()
-    before = network(x, "z")
-    with torch.no_grad():
-        network.memory.items += 1
-    after = network(x, "z")
-    assert torch.equal(before.feature, after.feature) and not torch.equal(before.mean, after.mean)
 
 
 def test_the_memory_does_not_hide_a_network_that_is_lost():

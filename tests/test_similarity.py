@@ -255,12 +255,6 @@ def test_gradients_by_finite_differences(name):
     assert torch.autograd.gradcheck(SIMILARITIES[name], inputs, eps=1e-6, atol=1e-7, rtol=1e-5)
 
 
-def test_none_pushes_nothing():
-    q = gaussian(6, 4).requires_grad_(True)
-    assert none(gaussian(6, 4), q).item() == 0
-    assert not none(gaussian(6, 4), q).requires_grad
-
-
 # --- numerics that bite ---
 
 DEGENERATE = {

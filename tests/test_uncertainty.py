@@ -220,13 +220,10 @@ def test_normalised_error_is_min_max_per_image_and_learner(
 ):
     x = scaled(draw_images(3, seed=1))
     f, s, gradients = literal_parts(plain_learners(backbone), x, DEFAULT_ERROR[backbone])
-    products = torch.zeros_like(f)
-    for k, b in itertools.product(range(3), range(3)):
-        error = (f[k, b] - x[b]).abs()
-        error = (error - error.min()) / (error.max() - error.min())
-        products[k, b] = gradients[k, b] * error
-        if s is not None:
-            products[k, b] /= torch.sqrt(torch.exp(s[:, b]).mean(0))
+    error = (f - x).abs()
+    low, high = (extreme(error, (2, 3, 4), keepdim=True) for extreme in (torch.amin, torch.amax))
+    variance = torch.ones(()) if s is None else torch.exp(s).mean(0)
+    products = gradients * (error - low) / (high - low) / variance.sqrt()
     maps = score_batch(in_float64(backbone), x, ScoreConfig("dual", normalise_error=True))
     torch.testing.assert_close(maps, products.std(0), rtol=1e-8, atol=1e-14)
 
