@@ -194,14 +194,10 @@ def test_cka_does_not_see_a_shift_or_the_order_of_images(seed, order):
 
 
 TICKS = {  # of scaling, of rotation
-    "none": (True, True),
-    "euclidean": (False, False),
-    "manhattan": (False, False),
-    "cosine": (True, False),
-    "pearson": (True, False),
-    "cka": (True, True),
+    "none": (True, True), "euclidean": (False, False), "manhattan": (False, False),
+    "cosine": (True, False), "pearson": (True, False), "cka": (True, True),
     "debiased-cka": (True, True),
-}
+}  # fmt: skip
 
 
 @everything

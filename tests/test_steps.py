@@ -7,6 +7,7 @@ that beyond any tolerance in float32, so that whole trainings are compared in fl
 import contextlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -282,6 +283,34 @@ def test_a_second_gpu_is_trained_on_as_the_first(draw_images):
     first, _ = train_learners(tasks, images, device="cuda:0", **options)
     second, _ = train_learners(tasks, images, device="cuda:1", **options)
     assert (weights(first) - weights(second)).abs().max() < 1e-8
+
+
+def test_each_group_tries_to_be_captured_anew(monkeypatch):
+    """A failed capture warns and runs as it is, but for a full memory; CUDA is a stand-in here."""
+
+    def nothing(*_, **__):
+        return contextlib.nullcontext()
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name in ("stream", "device", "graph", "set_stream", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, nothing)
+    for name in ("current_stream", "Stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: stream)
+    total, runs = torch.zeros(1), []
+    fails = ["not permitted", "unable to find an engine", "out of memory"]
+
+    def step() -> None:
+        total.add_(1)
+        runs.append(1)
+        if len(runs) % 4 == 0:  # three to warm up, then the capture
+            raise RuntimeError(fails[len(runs) // 4 - 1])
+
+    for words in fails[:2]:
+        with pytest.warns(RuntimeWarning, match=words):
+            assert captured(step, lambda: {"total": total}, CPU) is step
+        assert total.item() == 0
+    with pytest.raises(torch.OutOfMemoryError):
+        captured(step, lambda: {"total": total}, CPU)
 
 
 @on_gpu

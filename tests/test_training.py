@@ -13,7 +13,7 @@ from torch.nn.functional import gaussian_nll_loss
 
 from d2ue.backbones import Reconstruction
 from d2ue.config import TrainConfig
-from d2ue.ensemble import train_ensemble, train_ensembles
+from d2ue.ensemble import train_ensemble, train_ensembles, train_into, train_learner
 from d2ue.errors import D2UEError, DivergedError
 from d2ue.learners import TRAINING_VERSION, learner_name, learner_settings
 from d2ue.losses import reconstruction_loss, repulsion_loss, total_loss
@@ -408,6 +408,18 @@ def test_what_ensembles_share_is_trained_once(tiny, draw_set, tmp_path):
         train_ensembles(configs, draw_set(20), progress=False, store=store, report=epochs.append)
         # learner 1; learner 2 at lambda 1, 2 and 0; learner 3 at lambda 1
         assert sum(epochs) == 5 * 2
+
+
+def test_learners_trained_alone_are_the_ensemble(equal_tensors, tiny, draw_set, refused, tmp_path):
+    """As a cluster does it: each by itself, with its seniors from the store."""
+    config, data, store = tiny(), draw_set(20), Store(tmp_path)
+    with refused("before its senior"):
+        train_learner(config, 2, data, store=store)
+    for number in (1, 2):
+        train_learner(config, number, data, store=store)
+    train_into(store, [config], data, progress=False, report=pytest.fail)
+    kept = train_ensemble(config, data, progress=False, store=store)
+    equal_tensors(kept, train_ensemble(config, data, progress=False))
 
 
 def test_ensembles_share_no_weights(tiny, draw_set):

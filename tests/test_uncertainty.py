@@ -205,15 +205,6 @@ def test_maps_are_the_literal_ones(in_float64, plain_learners, draw_images, back
     np.testing.assert_allclose(score_maps(in_float64(backbone), images, method), maps, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("backbone", "error"), GRADIENTS)
-def test_options_of_the_gradient(in_float64, plain_learners, draw_images, backbone, error):
-    x = scaled(draw_images(2, seed=1))
-    parts = literal_parts(plain_learners(backbone), x, error)
-    for method in ("dual", "input"):
-        maps = score_batch(in_float64(backbone), x, ScoreConfig(method, gradient_error=error))
-        torch.testing.assert_close(maps, literal_map(method, x, *parts), rtol=1e-8, atol=1e-14)
-
-
 @each_backbone
 def test_normalised_error_is_min_max_per_image_and_learner(
     in_float64, plain_learners, draw_images, backbone
