@@ -17,9 +17,9 @@ unexport PYTHONHOME PYTHONPATH
 
 help:
 	@echo "make reproduce   the paper's tables with their verdicts, and the quickstart: results/ (minutes)"
-	@echo "make test        check everything: style, unit tests, notebooks"
+	@echo "make test        check everything: style, types, unit tests, notebooks"
 	@echo "make book        notebooks and docstrings as a website: results/book/html/index.html"
-	@echo "make lint        the style only"
+	@echo "make lint        style and types only"
 	@echo "make fuzz        2000 hostile inputs of each kind (half an hour)"
 	@echo "make clean       remove what these made"
 	@echo "make bench       measure against the plain recipe, into figures/speed (an hour or more)"
@@ -64,6 +64,7 @@ test: lint
 lint: setup
 	$(python) -m ruff check
 	$(python) -m ruff format --check
+	$(python) -m mypy
 
 clean:
 	if [ -e .venv/.made-by-setup ]; then mv .venv .venv.old; fi

@@ -14,11 +14,10 @@ Layers at 64 x 64 (released configuration; `B` images, sizes without the replica
 
 Other image sizes add or drop stride-2 layers so that the grid before z stays 4 x 4.
 
-**The replica axis.** Images are [R, B, 1, H, W] and every parameter and BatchNorm statistic
-carries a leading R. Replica r sees images[r] only, so what it computes and learns does not depend
-on how many others there are: replicas are groups of one convolution, entries of one batched
-matrix product, channels of one BatchNorm. R = 1 is the ordinary network, by the same code. On a
-CPU, which gains nothing from computing them together, replicas go one by one.
+**The replica axis.** Images are [R, B, 1, H, W]; every parameter and BatchNorm statistic has a
+leading R. Replica r sees images[r] only and learns as if alone: replicas are groups of one
+convolution, entries of one batched matrix product, channels of one BatchNorm. On a CPU, which gains
+nothing from computing them together, they go one by one.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -44,22 +43,16 @@ from d2ue.fast.steps import precision
 LATENT = 16
 HIDDEN = 2048
 WIDTHS = (16, 32, 64)  # deeper layers stay at the last width
+Stream = torch.Generator | None  # None = torch's global one
 
 
 class Reconstruction(NamedTuple):
-    """What a forward pass gives.
+    """What a forward pass gives."""
 
-    Attributes:
-        mean: the reconstruction f(X), [R, B, 1, H, W], in the images' range [-1, 1].
-        log_variance: AEU's second output s, same shape; None for AE and MemAE.
-        feature: the asked-for layer's output, [R, B, d]; None if none was asked for.
-        addressing: MemAE's shrunk weights over the memory, [R, B, slots]; None for the others.
-    """
-
-    mean: Tensor
-    log_variance: Tensor | None
-    feature: Tensor | None
-    addressing: Tensor | None
+    mean: Tensor  # the reconstruction f(X), [R, B, 1, H, W], in the images' range [-1, 1]
+    log_variance: Tensor | None  # AEU's second output s, same shape; None for AE and MemAE
+    feature: Tensor | None  # the asked-for layer's output, [R, B, d]
+    addressing: Tensor | None  # MemAE's shrunk weights over the memory, [R, B, slots]
 
 
 class Autoencoder(nn.Module):
@@ -71,8 +64,8 @@ class Autoencoder(nn.Module):
         image_size: pixels a side, a power of two >= 16.
         memory_slots: items in MemAE's memory.
         shrinkage: threshold below which MemAE's addressing weights become 0.
-        generator: where initial weights are drawn from; None = torch's global one. All replicas
-            are drawn one after another; `stack` joins replicas of separate streams.
+        generator: where initial weights are drawn from, one layer of all replicas after another;
+            `stack` joins replicas of separate streams.
     """
 
     def __init__(
@@ -82,7 +75,7 @@ class Autoencoder(nn.Module):
         image_size: int = 64,
         memory_slots: int = 25,
         shrinkage: float = 0.0025,
-        generator: torch.Generator | None = None,
+        generator: Stream = None,
     ) -> None:
         super().__init__()
         self.settings = (backbone, image_size, memory_slots, shrinkage)
@@ -91,27 +84,21 @@ class Autoencoder(nn.Module):
         depth = len(self.layers) // 2
         self.grid = image_size >> depth
         widths = [WIDTHS[min(i, len(WIDTHS) - 1)] for i in range(depth)]
-        outputs = 2 if backbone == "aeu" else 1
         flat = widths[-1] * self.grid**2
 
-        inward, outward = [1, *widths], [*widths[::-1], outputs]
-        self.encoder = nn.ModuleList(
-            _ConvBlock(_Conv(replicas, a, b), b) for a, b in pairwise(inward)
-        )
-        self.to_latent = _Bottleneck(replicas, flat, LATENT)
-        self.memory = _Memory(replicas, memory_slots, shrinkage) if backbone == "memae" else None
-        self.from_latent = _Bottleneck(replicas, LATENT, flat)
-        self.decoder = nn.ModuleList(
-            _ConvBlock(_ConvTranspose(replicas, a, b), b) for a, b in pairwise(outward[:-1])
-        )
-        self.output = _ConvTranspose(replicas, outward[-2], outputs)
-        self.reset_parameters(generator)
+        def blocks(kind: type[_Conv], channels: list[int]) -> nn.ModuleList:
+            pairs = pairwise(channels)
+            return nn.ModuleList(_ConvBlock(kind, replicas, a, b, generator) for a, b in pairs)
 
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw every weight anew from PyTorch's default distributions, in the layers' order."""
-        for module in self.modules():
-            if module is not self and hasattr(module, "reset_parameters"):
-                module.reset_parameters(generator)
+        # Weights are drawn as layers are made, in PyTorch's order.
+        self.encoder = blocks(_Conv, [1, *widths])
+        self.to_latent = _Bottleneck(replicas, flat, LATENT, generator)
+        remembers = backbone == "memae"
+        self.memory = _Memory(replicas, memory_slots, shrinkage, generator) if remembers else None
+        self.from_latent = _Bottleneck(replicas, LATENT, flat, generator)
+        self.decoder = blocks(_ConvTranspose, widths[::-1])
+        outputs = 2 if backbone == "aeu" else 1
+        self.output = _ConvTranspose(replicas, widths[0], outputs, generator)
 
     def forward(self, images: Tensor, feature: str | None = None) -> Reconstruction:
         """Reconstruct, and hand out one layer's feature on the way.
@@ -121,8 +108,7 @@ class Autoencoder(nn.Module):
             feature: a name of `self.layers`, or None.
 
         Raises:
-            InputError: if the images have another shape than the network was built for, or the
-                layer is unknown.
+            InputError: if the images' shape is not the network's, or the layer is unknown.
         """
         r, size = self.replicas, self.image_size
         if images.ndim != 5 or images.shape[0] != r or images.shape[2:] != (1, size, size):
@@ -139,17 +125,15 @@ class Autoencoder(nn.Module):
     def _one_by_one(self, images: Tensor, feature: str | None) -> Reconstruction:
         """The forward pass of each replica alone, joined.
 
-        On a CPU replicas share the same cores whatever the order, one alone fits the cache, and the
-        gradient by the weights of a grouped convolution has no fast kernel on every processor: it
-        was seen to take a hundred times as long.
+        On a CPU one alone fits the cache, and the gradient by the weights of a grouped convolution
+        has no fast kernel on every processor: it was seen to take a hundred times as long.
         """
         alone = _skeleton(self.settings, threading.get_ident()).train(self.training)
-        tensors = {name: p.unbind(0) for name, p in self.named_parameters()}
-        tensors |= {name: b.unbind(0) for name, b in self.named_buffers()}
+        tensors = {name: v.split(1) for name, v in self.state_dict(keep_vars=True).items()}
         parts = []
         for i in range(self.replicas):
-            own = {name: of_replicas[i].unsqueeze(0) for name, of_replicas in tensors.items()}
-            parts.append(functional_call(alone, own, (images[i : i + 1], feature)))
+            state = {name: by_replica[i] for name, by_replica in tensors.items()}
+            parts.append(functional_call(alone, state, (images[i : i + 1], feature)))
         joined = (None if part[0] is None else torch.cat(part) for part in zip(*parts, strict=True))
         return Reconstruction(*joined)  # type: ignore[arg-type]
 
@@ -157,12 +141,12 @@ class Autoencoder(nn.Module):
         """The forward pass of all replicas in the same operations."""
         r, size = self.replicas, self.image_size
         batch, depth = images.shape[1], len(self.encoder)
-        kept: dict[str, Tensor] = {}
+        kept: Tensor | None = None
 
         def keep(name: str, value: Tensor) -> None:
+            nonlocal kept
             if name == feature:  # [B, R * C, h, w] or [R, B, d] -> [R, B, d]
-                is_map = value.ndim == 4
-                kept[name] = _to_vectors(value, r) if is_map else value
+                kept = _to_vectors(value, r) if value.ndim == 4 else value
 
         x = cpu.channels_last(images.transpose(0, 1).reshape(batch, r, size, size))
         for i, block in enumerate(self.encoder, 1):
@@ -180,15 +164,13 @@ class Autoencoder(nn.Module):
             x = block(x)
             keep(f"de{i}", x)
         out = self.output(x).reshape(batch, r, -1, size, size).transpose(0, 1)
-        two = self.backbone == "aeu"
-        return Reconstruction(
-            out[:, :, :1], out[:, :, 1:] if two else None, kept.get(feature or ""), addressing
-        )
+        log_variance = out[:, :, 1:] if self.backbone == "aeu" else None
+        return Reconstruction(out[:, :, :1], log_variance, kept, addressing)
 
     def replica(self, index: int) -> Autoencoder:
         """Replica `index` alone, as an R = 1 network with its own memory."""
         state = {k: v[index : index + 1].clone() for k, v in self.state_dict().items()}
-        return _from_state(state, self, 1)
+        return _from_state(state, self)
 
 
 def stack(networks: Sequence[Autoencoder]) -> Autoencoder:
@@ -200,23 +182,24 @@ def stack(networks: Sequence[Autoencoder]) -> Autoencoder:
     if not networks or len({n.settings for n in networks}) > 1:
         raise InputError("Only networks of one architecture can be stacked, and at least one.")
     states = [n.state_dict() for n in networks]
-    state = {key: torch.cat([s[key] for s in states]) for key in states[0]}
-    return _from_state(state, networks[0], sum(n.replicas for n in networks))
+    return _from_state({k: torch.cat([s[k] for s in states]) for k in states[0]}, networks[0])
+
+
+def _without_data(settings: tuple[str, int, int, float], replicas: int = 1) -> Autoencoder:
+    """A network of these `Autoencoder.settings` whose tensors have shapes and no values."""
+    with torch.device("meta"):
+        return Autoencoder(settings[0], replicas, *settings[1:])
 
 
 @functools.cache
 def _skeleton(settings: tuple[str, int, int, float], thread: int) -> Autoencoder:
-    """An R = 1 network without tensors, to be called with another's; each thread has its own."""
-    backbone, image_size, slots, shrinkage = settings
-    with torch.device("meta"):
-        return Autoencoder(backbone, 1, image_size, slots, shrinkage)
+    """An R = 1 network to be called with another's tensors; each thread has its own."""
+    return _without_data(settings)
 
 
-def _from_state(state: Mapping[str, Tensor], like: Autoencoder, replicas: int) -> Autoencoder:
+def _from_state(state: dict[str, Tensor], like: Autoencoder) -> Autoencoder:
     """A network that has these tensors for its own; none is copied, and no weights are drawn."""
-    backbone, image_size, slots, shrinkage = like.settings
-    with torch.device("meta"):
-        network = Autoencoder(backbone, replicas, image_size, slots, shrinkage)
+    network = _without_data(like.settings, len(state["output.weight"]))
     network.load_state_dict(state, assign=True)
     return network.train(like.training)
 
@@ -226,22 +209,18 @@ def _to_vectors(x: Tensor, replicas: int) -> Tensor:
     return x.reshape(len(x), replicas, -1).transpose(0, 1)
 
 
-def _uniform(tensor: Tensor, fan_in: int, generator: torch.Generator | None) -> None:
+def _drawn(shape: tuple[int, ...], fan_in: int, generator: Stream) -> nn.Parameter:
     """PyTorch's default for weights and biases alike: uniform in +-1 / sqrt(fan_in)."""
     bound = 1 / math.sqrt(fan_in)
-    with torch.no_grad():
-        tensor.uniform_(-bound, bound, generator=generator)
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
 
 
 class _Conv(nn.Module):
     """Convolution 4x4, stride 2, padding 1, no bias: halves height and width."""
 
-    def __init__(self, replicas: int, inputs: int, outputs: int) -> None:
+    def __init__(self, replicas: int, inputs: int, outputs: int, generator: Stream) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(replicas, outputs, inputs, 4, 4))
-
-    def reset_parameters(self, generator: torch.Generator | None) -> None:
-        _uniform(self.weight, self.weight[0, 0].numel(), generator)
+        self.weight = _drawn((replicas, outputs, inputs, 4, 4), 16 * inputs, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.flatten(0, 1)
@@ -250,16 +229,12 @@ class _Conv(nn.Module):
         return F.conv2d(x, weight, stride=2, padding=1, groups=len(self.weight))
 
 
-class _ConvTranspose(nn.Module):
+class _ConvTranspose(_Conv):
     """Transposed convolution 4x4, stride 2, padding 1, no bias: doubles height and width."""
 
-    def __init__(self, replicas: int, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(replicas, inputs, outputs, 4, 4))
-
-    def reset_parameters(self, generator: torch.Generator | None) -> None:
-        # PyTorch takes the fan-in of a transposed convolution from its outputs.
-        _uniform(self.weight, self.weight[0, 0].numel(), generator)
+    def __init__(self, replicas: int, inputs: int, outputs: int, generator: Stream) -> None:
+        # PyTorch shapes the weights, and counts their fan-in, as those of the reverse convolution.
+        super().__init__(replicas, outputs, inputs, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.flatten(0, 1)
@@ -271,15 +246,12 @@ class _ConvTranspose(nn.Module):
 class _BatchNorm(nn.Module):
     """BatchNorm over R * C channels, as torch.nn.BatchNorm2d has it (eps 1e-5, momentum 0.1)."""
 
-    running_mean: Tensor
-    running_var: Tensor
-
     def __init__(self, replicas: int, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(replicas, channels))
         self.bias = nn.Parameter(torch.zeros(replicas, channels))
-        self.register_buffer("running_mean", torch.zeros(replicas, channels))
-        self.register_buffer("running_var", torch.ones(replicas, channels))
+        self.running_mean = nn.Buffer(torch.zeros(replicas, channels))
+        self.running_var = nn.Buffer(torch.ones(replicas, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` is [B, R * C, ...]."""
@@ -291,10 +263,12 @@ class _BatchNorm(nn.Module):
 class _ConvBlock(nn.Module):
     """(Transposed) convolution, BatchNorm, ReLU."""
 
-    def __init__(self, conv: _Conv | _ConvTranspose, channels: int) -> None:
+    def __init__(
+        self, kind: type[_Conv], replicas: int, inputs: int, outputs: int, generator: Stream
+    ) -> None:
         super().__init__()
-        self.conv = conv
-        self.norm = _BatchNorm(len(conv.weight), channels)
+        self.conv = kind(replicas, inputs, outputs, generator)
+        self.norm = _BatchNorm(replicas, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.norm(self.conv(x)))
@@ -303,41 +277,29 @@ class _ConvBlock(nn.Module):
 class _Linear(nn.Module):
     """R linear maps [R, B, inputs] -> [R, B, outputs], with bias."""
 
-    def __init__(self, replicas: int, inputs: int, outputs: int) -> None:
+    def __init__(self, replicas: int, inputs: int, outputs: int, generator: Stream) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(replicas, outputs, inputs))
-        self.bias = nn.Parameter(torch.empty(replicas, outputs))
-
-    def reset_parameters(self, generator: torch.Generator | None) -> None:
-        for tensor in (self.weight, self.bias):
-            _uniform(tensor, self.weight.shape[-1], generator)
+        self.weight = _drawn((replicas, outputs, inputs), inputs, generator)
+        self.bias = _drawn((replicas, outputs), inputs, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _linear(x, self.weight, self.bias)
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Every replica's x Wᵀ + b; [R, B, inputs] -> [R, B, outputs].
-
-    These layers hold 95 % of the weights. The plain form costs as much again in backward, because
-    a gradient by a transposed weight comes out transposed and is then copied.
-    """
-    if cpu.applies(x) and weight.dtype == torch.float32:
-        if torch.is_autocast_enabled("cpu"):
-            half = torch.get_autocast_dtype("cpu")
-            x, weight, bias = x.to(half), weight.to(half), bias.to(half)
-        return cpu.CpuLinear.apply(x, weight, bias)
-    return torch.bmm(weight, x.mT).mT + bias.unsqueeze(1)
+        tensors: tuple[Tensor, ...] = x, self.weight, self.bias
+        if cpu.applies(x) and self.weight.dtype == torch.float32:  # no gradient by Wᵀ is copied
+            if torch.is_autocast_enabled("cpu"):
+                half = torch.get_autocast_dtype("cpu")
+                tensors = tuple(tensor.to(half) for tensor in tensors)
+            return cpu.CpuLinear.apply(*tensors)
+        return torch.bmm(self.weight, x.mT).mT + self.bias.unsqueeze(1)
 
 
 class _Bottleneck(nn.Module):
     """Linear to 2048, BatchNorm, ReLU, Linear."""
 
-    def __init__(self, replicas: int, inputs: int, outputs: int) -> None:
+    def __init__(self, replicas: int, inputs: int, outputs: int, generator: Stream) -> None:
         super().__init__()
-        self.widen = _Linear(replicas, inputs, HIDDEN)
+        self.widen = _Linear(replicas, inputs, HIDDEN, generator)
         self.norm = _BatchNorm(replicas, HIDDEN)
-        self.narrow = _Linear(replicas, HIDDEN, outputs)
+        self.narrow = _Linear(replicas, HIDDEN, outputs, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.widen(x)  # [R, B, 2048]; BatchNorm wants [B, R * 2048]
@@ -348,13 +310,10 @@ class _Bottleneck(nn.Module):
 class _Memory(nn.Module):
     """MemAE's memory (Gong et al., ICCV 2019): z becomes a sparse mixture of learned items."""
 
-    def __init__(self, replicas: int, slots: int, shrinkage: float) -> None:
+    def __init__(self, replicas: int, slots: int, shrinkage: float, generator: Stream) -> None:
         super().__init__()
         self.shrinkage = shrinkage
-        self.items = nn.Parameter(torch.empty(replicas, slots, LATENT))
-
-    def reset_parameters(self, generator: torch.Generator | None) -> None:
-        _uniform(self.items, LATENT, generator)
+        self.items = _drawn((replicas, slots, LATENT), LATENT, generator)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mixture [R, B, 16] and addressing weights [R, B, slots], which sum to 1 an image."""

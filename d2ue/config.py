@@ -31,6 +31,8 @@ GRADIENT_ERRORS = {"ae": ("l1", "mse"), "memae": ("l1", "mse"), "aeu": ("weighte
 class TrainConfig:
     """How an ensemble is trained. Immutable; equal settings are equal objects.
 
+    The default backbone is the plain autoencoder, because Table 3 and every ablation are of it.
+
     Raises:
         InputError: on a value that has no meaning, naming the field and what it may be.
     """

@@ -248,7 +248,7 @@ def train_learner(
     number: int,
     train: ImageSet,
     *,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     store: LearnerStore,
     report: Callable[[int], None] | None = None,
 ) -> None:

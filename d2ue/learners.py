@@ -8,6 +8,7 @@ name is trained once, and `Learners` finds what is missing behind some ensembles
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -140,9 +141,9 @@ class Learners:
 
     def train_all(self, replicas: int | None, progress: bool) -> None:
         """Train every learner of every ensemble, number by number."""
-        with progress_bar(
-            total=self.epochs(), desc="training", unit="epoch", disable=not progress, delay=1
-        ) as bar:
+        epochs = sum({name: c.epochs for c in self.configs for name in self.names(c)}.values())
+        options = {"desc": "training", "unit": "epoch", "disable": not progress, "delay": 1}
+        with progress_bar(total=epochs, **options) as bar:
             for number in range(1, max(c.n_learners for c in self.configs) + 1):
                 for tasks in self.groups(number, replicas):
                     self.train(tasks, bar)
@@ -152,11 +153,6 @@ class Learners:
         """The names of an ensemble's learners, in order."""
         numbers = range(1, config.n_learners + 1)
         return [learner_name(config, k, self.fingerprint) for k in numbers]
-
-    def epochs(self) -> int:
-        """Epochs of all distinct learners, finished ones included."""
-        distinct = {name: c.epochs for c in self.configs for name in self.names(c)}
-        return sum(distinct.values())
 
     def groups(self, number: int, replicas: int | None) -> Iterator[dict[str, LearnerTask]]:
         """The learners of one number, by name, in groups that train together."""
@@ -206,11 +202,8 @@ class Learners:
         """A senior's feature of every training image [n, d], evaluation mode, computed once."""
         if (name, layer) not in self.features:
             senior = stack([self.learners[name].network]).to(self.device)
-            images = as_tensor(self.train_set.images)
-            batches = (
-                to_unit_range(images[i : i + 256].to(self.device))
-                for i in range(0, len(images), 256)
-            )
+            parts = as_tensor(self.train_set.images).split(256)
+            batches = (to_unit_range(part.to(self.device)) for part in parts)
             self.features[name, layer] = features_of(senior, batches, layer)[0]
         return self.features[name, layer]
 
@@ -231,7 +224,7 @@ class Learners:
                 self.store.forget_state(list(tasks))
 
     def _count(self, epochs: int, bar: tqdm) -> None:
-        """Say that so many epochs of single learners are done; negative: that they were lost."""
+        """Advance bar and report by `epochs` of single learners; negative after a failed group."""
         self.counted += epochs
         bar.update(epochs)
         self.report(epochs)
@@ -269,9 +262,8 @@ class Learners:
         bar.set_description(f"learner {numbers[0]} of {max(t.config.n_learners for t in group)}")
 
         def on_epoch(_: int, losses: dict[str, list[float]]) -> None:
-            bar.set_postfix(
-                {key: f"{np.mean(value):.4g}" for key, value in losses.items()}, refresh=False
-            )
+            means = {key: f"{np.mean(value):.4g}" for key, value in losses.items()}
+            bar.set_postfix(means, refresh=False)
             self._count(len(tasks), bar)
 
         network, history = train_learners(
@@ -279,17 +271,16 @@ class Learners:
             self.train_set.images,
             device=self.device,
             state=state,
-            save=(lambda s: self.store.save_state(names, s)) if self.store else None,
+            save=functools.partial(self.store.save_state, names) if self.store else None,
             on_epoch=on_epoch,
         )
         sound = _are_sound(network, self.train_set.images[: group[0].config.batch_size])
         for i, (name, task) in enumerate(tasks.items()):
-            own = [{key: value[i] for key, value in epoch.items()} for epoch in history]
-            learner = Learner(network.replica(i).cpu(), own)
-            if not math.isfinite(own[-1]["loss"]) or not sound[i]:
+            losses = [{key: value[i] for key, value in epoch.items()} for epoch in history]
+            if not math.isfinite(losses[-1]["loss"]) or not sound[i]:
                 self.failed[name] = task.config
                 continue
-            self.learners[name] = learner
+            self.learners[name] = Learner(network.replica(i).cpu(), losses)
             if self.store:
                 settings = learner_settings(task.config, task.number, self.fingerprint)
                 self.store.put(name, settings, self.learners[name], device=str(self.device))
@@ -297,13 +288,12 @@ class Learners:
     def complain(self) -> None:
         """Raise for the learners whose loss stopped being finite."""
         if self.failed:
-            what = "; ".join(
+            lost = (
                 f"{c.backbone}, seed {c.seed}, lambda {c.repulsion_weight:g}"
                 for c in self.failed.values()
             )
-            raise DivergedError(
-                f"The training loss stopped being finite ({what}): lower the learning rate."
-            )
+            what = f"The training loss stopped being finite ({'; '.join(lost)})"
+            raise DivergedError(f"{what}: lower the learning rate.")
 
 
 def _are_sound(network: Autoencoder, images: np.ndarray) -> list[bool]:
@@ -327,14 +317,9 @@ def _threads(number: int) -> Iterator[None]:
 def replica_bytes(config: TrainConfig, senior_bytes: int = 0) -> int:
     """About how much memory one more replica takes while it trains, in bytes.
 
-    Args:
-        config: its settings.
-        senior_bytes: what the features of its seniors take.
-
-    Returns:
-        Weights four times over (with their gradients and Adam's two moments), and twice what the
-        forward pass keeps for the backward pass, which makes as much again on its way. Counted on
-        a network without data, so on any machine alike.
+    Weights four times over (with their gradients and Adam's two moments), twice what the forward
+    pass keeps for the backward pass, which makes as much again on its way, and `senior_bytes` of
+    its seniors' features. Counted on a network without data, so on any machine alike.
     """
     c = config
     with torch.device("meta"):
@@ -358,11 +343,8 @@ def replica_bytes(config: TrainConfig, senior_bytes: int = 0) -> int:
 def fitting_replicas(memory: int, config: TrainConfig, senior_bytes: int = 0) -> int:
     """How many replicas `FILL` of a GPU's memory holds; 1 to `MOST_REPLICAS`.
 
-    Args:
-        memory: bytes that the GPU has, whether or not they are free: a training that was stopped
-            must find the same groups again. Where they do not fit, they are halved.
-        config: as for `replica_bytes`, which says what one takes.
-        senior_bytes: as there.
+    `memory` is what the GPU has in bytes, whether or not they are free: a training that was stopped
+    must find the same groups again. Where they do not fit, they are halved.
     """
     most = int(FILL * memory / replica_bytes(config, senior_bytes))
     return max(1, min(MOST_REPLICAS, most))

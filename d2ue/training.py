@@ -201,7 +201,6 @@ class _Objective:
         self, tasks: Sequence[LearnerTask], device: torch.device, dtype: torch.dtype
     ) -> None:
         self.config = tasks[0].config
-        self.replicas = len(tasks)
         weights = [t.config.repulsion_weight if t.seniors is not None else 0.0 for t in tasks]
         self.weights = torch.tensor(weights, device=device, dtype=dtype)
         self.seniors: Tensor | None = None
@@ -225,7 +224,8 @@ class _Objective:
         c = self.config
         with half_products(c.precision, x.device):
             output = network(x, c.layer if self.seniors is not None else None)
-        output = Reconstruction(*(None if part is None else part.to(x.dtype) for part in output))
+        parts = (None if part is None else part.to(x.dtype) for part in output)
+        output = Reconstruction(*parts)  # type: ignore[arg-type]
         l_orig = reconstruction_loss(c.backbone, output, x, c.entropy_weight)
         if self.seniors is None or output.feature is None:
             return l_orig, torch.zeros_like(l_orig)

@@ -46,27 +46,10 @@ def test_defaults_are_the_papers():
     }
 
 
-@pytest.mark.parametrize(("backbone", "lr"), [("ae", 5e-4), ("memae", 5e-4), ("aeu", 1e-3)])
-def test_learning_rates_are_the_papers(backbone, lr):
-    assert LEARNING_RATES[backbone] == lr == TrainConfig(backbone=backbone).lr
-    assert TrainConfig(backbone=backbone).as_dict()["learning_rate"] == lr
-    assert TrainConfig(backbone=backbone, learning_rate=0.1).lr == 0.1
-
-
-def test_names_are_the_agreed_ones():
-    assert BACKBONES == ("ae", "memae", "aeu")
-    assert METHODS == ("ensemble", "output", "dual", "input")
-    agreed = {"none", "euclidean", "manhattan", "cosine", "pearson", "cka", "debiased-cka"}
-    assert set(SIMILARITIES) == agreed
-
-
 def test_gradients_are_the_released_codes_by_default():
     """L1 for AE and MemAE, exp(-s) r² for AEU; the options of the paper-against-code table."""
-    assert GRADIENT_ERRORS == {
-        "ae": ("l1", "mse"),
-        "memae": ("l1", "mse"),
-        "aeu": ("weighted-mse", "nll"),
-    }
+    plain = "l1", "mse"
+    assert {"ae": plain, "memae": plain, "aeu": ("weighted-mse", "nll")} == GRADIENT_ERRORS
     for backbone, (first, other) in GRADIENT_ERRORS.items():
         assert ScoreConfig().gradient_error_for(backbone) == first
         assert ScoreConfig(gradient_error=other).gradient_error_for(backbone) == other
@@ -77,29 +60,26 @@ def test_layers_are_named_from_input_to_output():
     assert layer_names(64) == nine
     assert layer_names(16) == ("en1", "en2", "z", "de2", "de1")
     assert len(layer_names(128)) == 11
-    for layer in nine:
-        assert TrainConfig(layer=layer).layer == layer
 
 
-NOT_A_NUMBER = [float("nan"), float("inf"), float("-inf"), "1", None, True, [1], 10**400]
-NOT_A_COUNT = [0, -1, 2.0, 1.5, *NOT_A_NUMBER]
+NOT_A_NUMBER = [float("nan"), float("inf"), "1", True, 10**400]
 BAD = {
-    "backbone": ["", "AE", "vae", None, 3, ["ae"]],
-    "n_learners": NOT_A_COUNT,
-    "similarity": ["", "CKA", "debiased_cka", None, 1],
-    "repulsion_weight": [-0.1, -1, *NOT_A_NUMBER],
-    "layer": ["", "en0", "en5", "de5", "Z", "4", 4, None],
-    "epochs": NOT_A_COUNT,
-    "batch_size": [1, *NOT_A_COUNT],
-    "learning_rate": [0, 0.0, -1e-3, *(x for x in NOT_A_NUMBER if x is not None)],
-    "beta1": [-0.1, 1, 1.0, 1.5, *NOT_A_NUMBER],
-    "beta2": [-0.1, 1, 1.0, 1.5, *NOT_A_NUMBER],
-    "image_size": [8, 63, 100, -64, *NOT_A_COUNT],
-    "seed": [-1, 2**63, 0.5, *NOT_A_NUMBER],
-    "memory_slots": NOT_A_COUNT,
-    "shrinkage": [-0.1, *NOT_A_NUMBER],
-    "entropy_weight": [-0.1, *NOT_A_NUMBER],
-    "precision": ["", "float64", "BF16", 16, None],
+    "backbone": ["AE", None, ["ae"]],
+    "n_learners": [0, 2.0, *NOT_A_NUMBER],
+    "similarity": ["CKA", None],
+    "repulsion_weight": [-0.1, *NOT_A_NUMBER],
+    "layer": ["en0", "de5", 4],
+    "epochs": [0, None],
+    "batch_size": [1, -1],
+    "learning_rate": [0, -1e-3, *NOT_A_NUMBER],
+    "beta1": [-0.1, 1.0],
+    "beta2": [1, True],
+    "image_size": [8, 63, -64],
+    "seed": [-1, 2**63, 0.5],
+    "memory_slots": [0, 1.5],
+    "shrinkage": [-0.1, float("nan")],
+    "entropy_weight": [-0.1, "1"],
+    "precision": ["float64", 16],
 }
 
 
@@ -109,27 +89,21 @@ BAD = {
     ids=lambda x: repr(x)[:20],
 )
 def test_meaningless_values_are_refused_by_name(refused, field, value):
-    with refused(field):
-        TrainConfig(**{field: value})
+    assert BAD.keys() == {f.name for f in dataclasses.fields(TrainConfig)}
     with refused(field):
         TrainConfig().replace(**{field: value})
 
 
-def test_every_field_is_tried():
-    assert BAD.keys() == {field.name for field in dataclasses.fields(TrainConfig)}
-
-
-@pytest.mark.parametrize(
-    ("field", "choices"),
-    [
+def test_a_refusal_names_the_choices(refused):
+    for field, choices in (
         ("backbone", BACKBONES),
-        ("similarity", tuple(SIMILARITIES)),
+        ("similarity", SIMILARITIES),
         ("layer", layer_names(64)),
-    ],
-)
-def test_a_refusal_names_the_choices(refused, field, choices):
-    with refused(field, *choices, "'telepathy'"):
-        TrainConfig(**{field: "telepathy"})
+    ):
+        with refused(field, *choices, "'telepathy'"):
+            TrainConfig(**{field: "telepathy"})
+    with refused("method", *METHODS, "'telepathy'"):
+        ScoreConfig("telepathy")
 
 
 def test_a_layer_must_be_one_of_its_size(refused):
@@ -143,27 +117,15 @@ def test_debiased_cka_needs_batches_of_four(refused):
     assert TrainConfig(similarity="debiased-cka", batch_size=4).repels
 
 
-@pytest.mark.parametrize("value", ["", "Dual", "rar", None, 1, ["dual"]])
-def test_unknown_methods(refused, value):
-    with refused("method"):
-        ScoreConfig(value)
-
-
-def test_a_refused_method_names_the_choices(refused):
-    with refused("method", *METHODS, "'telepathy'"):
-        ScoreConfig("telepathy")
-
-
-@pytest.mark.parametrize("value", ["", "l2", "nll ", 1, True])
-def test_unknown_gradient_errors(refused, value):
-    with refused("gradient_error"):
-        ScoreConfig(gradient_error=value)
-
-
-@pytest.mark.parametrize("value", ["yes", 1, None, "False"])
-def test_a_switch_is_true_or_false(refused, value):
-    with refused("normalise_error"):
-        ScoreConfig(normalise_error=value)
+def test_meaningless_scores(refused):
+    for field, values in {
+        "method": ["Dual", None, ["dual"]],
+        "gradient_error": ["l2", True],
+        "normalise_error": ["yes", 1, None],
+    }.items():
+        for value in values:
+            with refused(field):
+                ScoreConfig(**{field: value})
 
 
 def test_gradients_that_the_backbone_has_not(refused):
@@ -198,20 +160,15 @@ def test_a_config_read_back_is_the_config_that_was_saved():
 
 
 def test_numbers_of_numpy_are_numbers():
-    config = TrainConfig(
-        epochs=np.int64(3),
-        seed=np.uint8(4),
-        repulsion_weight=np.float64(0.5),
-        n_learners=np.int32(2),
-    )
-    assert config == TrainConfig(epochs=3, seed=4, repulsion_weight=0.5, n_learners=2)
+    config = TrainConfig(epochs=np.int64(3), seed=np.uint8(4), repulsion_weight=np.float64(0.5))
+    assert config == TrainConfig(epochs=3, seed=4, repulsion_weight=0.5)
     json.dumps(config.as_dict())
     with pytest.raises(InputError, match="n_learners"):
         TrainConfig(n_learners=np.bool_(True))
 
 
-@pytest.mark.parametrize(("slots", "shrinkage"), [(400, 0.0025), (25, 0.04), (2, 0.9)])
-def test_a_memory_that_shrinks_to_nothing_is_refused(slots, shrinkage):
-    with pytest.raises(InputError, match="memory"):
-        TrainConfig(backbone="memae", memory_slots=slots, shrinkage=shrinkage)
-    TrainConfig(backbone="ae", memory_slots=slots, shrinkage=shrinkage)  # of no effect there
+def test_a_memory_that_shrinks_to_nothing_is_refused(refused):
+    for slots, shrinkage in ((400, 0.0025), (25, 0.04)):
+        with refused("memory"):
+            TrainConfig(backbone="memae", memory_slots=slots, shrinkage=shrinkage)
+        TrainConfig(backbone="ae", memory_slots=slots, shrinkage=shrinkage)  # of no effect there

@@ -62,23 +62,6 @@ def test_the_linear_kernel_passes_gradgradcheck(monkeypatch):
     assert torch.autograd.gradgradcheck(cpu.CpuLinear.apply, tensors)
 
 
-def test_hessian_by_autograd():
-    single, double = pair()
-    x = images(1)
-    some = (slice(None), slice(None), slice(None), 3, slice(0, 4))
-
-    def hessian(network: Autoencoder, x: torch.Tensor) -> torch.Tensor:
-        def error(part: torch.Tensor) -> torch.Tensor:
-            whole = x.clone()
-            whole[some] = part
-            return (network(whole).mean - whole).square().sum()
-
-        return torch.autograd.functional.hessian(error, x[some])
-
-    ours, wanted = hessian(single, x), hessian(double, x.double())
-    assert (ours.double() - wanted).abs().max() <= 1e-3 * wanted.abs().max()
-
-
 @pytest.mark.parametrize("backbone", ["ae", "memae", "aeu"])
 def test_jacrev_and_vmap(backbone):
     single, double = pair(backbone)

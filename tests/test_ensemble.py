@@ -50,10 +50,12 @@ def test_the_first_learners(trained, equal_tensors):
     equal_tensors(ensemble.first(3), ensemble)
 
 
-@pytest.mark.parametrize("n", [0, 4, -1])
-def test_learners_that_are_not_there(trained, refused, n):
-    with refused(3, n):
-        trained().first(n)
+def test_learners_and_layers_that_are_not_there(trained, draw_images, refused):
+    for n in (0, 4):
+        with refused(3, n):
+            trained().first(n)
+    with refused("en1", "'en9'"):
+        trained().features(draw_images(2), "en9")
 
 
 def test_weights_are_frozen_and_in_evaluation_mode(trained):
@@ -72,11 +74,6 @@ def test_no_images_and_wrong_images(trained, draw_images, refused):
             call(draw_images(2) / 1.0)
     assert trained().reconstruct(draw_images(0)).shape == (3, 0, 1, 16, 16)
     assert trained().features(draw_images(0), "z").shape == (3, 0, 16)
-
-
-def test_unknown_layers(trained, draw_images, refused):
-    with refused("en1", "'en9'"):
-        trained().features(draw_images(2), "en9")
 
 
 def test_devices(refused):

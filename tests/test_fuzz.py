@@ -7,15 +7,15 @@ A normal run tries a few dozen cases a kind. Thousands, with a limit of time for
 
 import contextlib
 import faulthandler
+import gzip
 import hashlib
 import io
 import json
 import re
-import struct
+import shutil
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -46,14 +46,11 @@ from d2ue.store.results import DataKey, export, import_into, put_record, read_re
 from d2ue.store.runs import load_run, run_scan, save_run
 from d2ue.training import LearnerTask, train_learners
 
-THOROUGH = settings.get_current_profile_name() == "fuzz"
-FUZZ = (
-    settings.get_profile("fuzz")
-    if THOROUGH
-    else settings(
-        max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
-    )
+FEW = settings(
+    max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
+THOROUGH = settings.get_current_profile_name() == "fuzz"
+FUZZ = settings.get_profile("fuzz") if THOROUGH else FEW
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*:RuntimeWarning"),  # of numpy, in absurd headers
@@ -105,47 +102,56 @@ def everything(folder: Path) -> dict[str, tuple]:
     return found
 
 
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        if not (folder / name).exists() or (folder / name).read_bytes() != content:
+            (folder / name).write_bytes(content)
+    return folder
+
+
+def read(folder: Path, files: dict[str, bytes], call, *args, **options):
+    """What a call makes of a folder that holds these files too; it leaves all as it is."""
+    write(folder, files)
+    before = everything(folder)
+    found = fine_or_refused(call, *args, **options)
+    assert everything(folder) == before
+    return found
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def believing(files: dict[str, bytes], manifest: str, key: str, of: str) -> None:
+    """Write into a manifest (under "files" where it has that) the sum that a file has now."""
+    data = json.loads(files[manifest])
+    where, name = (data["files"], of) if key == "files" else (data, key)
+    where[name] = sha256(files[of])
+    files[manifest] = json.dumps(data).encode()
+
+
 # --------------------------------------------------------------------------- damage to bytes
 
 DAMAGE = st.lists(
-    st.one_of(
-        st.tuples(st.just("flip"), st.integers(0), st.integers(0, 7)),
-        st.tuples(st.just("set"), st.integers(0), st.sampled_from([0, 1, 2, 127, 128, 254, 255])),
-        st.tuples(st.just("head"), st.integers(0, 80), st.integers(0, 255)),
-        st.tuples(
-            st.just("word"), st.integers(0), st.sampled_from([0, 1, 2**15, 2**31, 2**32 - 1])
-        ),
-        st.tuples(st.just("cut"), st.integers(0), st.integers(1, 64)),
-        st.tuples(st.just("end"), st.integers(0), st.just(0)),
-        st.tuples(st.just("twice"), st.integers(0), st.integers(1, 64)),
-        st.tuples(st.just("more"), st.integers(0), st.binary(max_size=40)),
-    ),
+    st.tuples(st.just("set"), st.integers(0), st.binary(min_size=1, max_size=1))
+    | st.tuples(st.just("head"), st.integers(0, 400), st.binary(min_size=1, max_size=1))
+    | st.tuples(st.just("set"), st.integers(0), st.sampled_from([bytes(4), b"\xff" * 4, b"\0\x80"]))
+    | st.tuples(st.just("cut"), st.integers(0), st.integers(1, 64).map(bytes))
+    | st.tuples(st.just("end"), st.integers(0), st.just(b""))
+    | st.tuples(st.just("more"), st.integers(0), st.binary(max_size=40)),
     min_size=1,
     max_size=6,
 )
 
 
 def damaged(content: bytes, damage) -> bytes:
-    """Bytes with bits flipped, set, cut out, doubled, put in, or the end cut off."""
+    """Bytes with some of them changed, cut out, put in, or the end cut off."""
     data = bytearray(content)
     for kind, place, what in damage:
-        at = place % max(1, len(data))
-        if kind == "flip" and data:
-            data[at] ^= 1 << what
-        elif kind == "set" and data:
-            data[at] = what
-        elif kind == "head" and data:
-            data[min(place, len(data) - 1)] = what
-        elif kind == "word":
-            data[at : at + 4] = struct.pack("<I" if place % 2 else ">I", what)
-        elif kind == "cut":
-            del data[at : at + what]
-        elif kind == "end":
-            del data[at:]
-        elif kind == "twice":
-            data[at:at] = data[at : at + what]
-        elif kind == "more":
-            data[at:at] = what
+        at = min(place, len(data)) if kind == "head" else place % max(1, len(data))
+        length = {"more": 0, "end": len(data)}.get(kind, len(what))
+        data[at : at + length] = b"" if kind == "cut" else what
     return bytes(data)
 
 
@@ -157,111 +163,35 @@ def pictures() -> list[bytes]:
     rng = np.random.default_rng(0)
     colour = Image.fromarray(rng.integers(0, 256, (9, 7, 3), np.uint8))
     deep = Image.fromarray(rng.integers(0, 2**16, (9, 7), np.uint16))
+    several = {"save_all": True, "append_images": [colour.rotate(90)]}
     found = []
+
+    def keep(image: Image.Image, kind: str, **options) -> None:
+        stream = io.BytesIO()
+        image.save(stream, kind, **options)
+        found.append(stream.getvalue())
+
     for mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "F"):
         for kind in ("PNG", "JPEG", "TIFF", "GIF", "BMP", "PPM", "WEBP", "JPEG2000", "TGA", "ICO"):
             with contextlib.suppress(Exception):  # not every format has every mode
-                stream = io.BytesIO()
-                image = deep if mode == "I;16" else colour.convert(mode)
-                image.save(stream, kind)
-                found.append(stream.getvalue())
-    for options in ({"compression": "tiff_lzw"}, {"compression": "tiff_adobe_deflate"}):
-        stream = io.BytesIO()
-        colour.save(stream, "TIFF", **options)
-        found.append(stream.getvalue())
+                keep(deep if mode == "I;16" else colour.convert(mode), kind)
+    for compression in ("tiff_lzw", "tiff_adobe_deflate"):
+        keep(colour, "TIFF", compression=compression)
     for kind in ("GIF", "TIFF", "PNG", "WEBP"):
-        stream = io.BytesIO()
-        colour.save(stream, kind, save_all=True, append_images=[colour.rotate(90)])
-        found.append(stream.getvalue())
+        keep(colour, kind, **several)
     return found
 
 
 PICTURES = pictures()
-SIDES = st.sampled_from([0, 1, 2, 7, 255, 30000, 2**16, 2**31 - 1, 2**32 - 1])
 
 
-def png(width: int, height: int, depth: int, colour: int, interlace: int, parts, data) -> bytes:
-    """A PNG of any header whose checks are right, with these chunks and compressed pixels."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(
-            ">I", zlib.crc32(kind + content)
-        )  # fmt: skip
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace))
-    body = b"".join(chunk(kind, content) for kind, content in parts)
-    return b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IDAT", zlib.compress(data)) + chunk(
-        b"IEND", b""
-    )  # fmt: skip
-
-
-PNGS = st.builds(
-    png,
-    SIDES,
-    SIDES,
-    st.sampled_from([0, 1, 2, 4, 8, 16, 32]),
-    st.integers(0, 7),
-    st.integers(0, 2),
-    st.lists(
-        st.tuples(
-            st.sampled_from(
-                [b"PLTE", b"tRNS", b"gAMA", b"acTL", b"fcTL", b"iCCP", b"zTXt", b"eXIf"]
-            ),
-            st.binary(max_size=40) | st.just(b"x\0\0" + zlib.compress(bytes(10**6))),
-        ),
-        max_size=3,
-    ),
-    st.binary(max_size=60) | st.just(bytes(10**6)),
-)
-
-
-def tiff(entries, data: bytes) -> bytes:
-    """A TIFF of one directory with any entries."""
-    fields = b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
-    head = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(entries))
-    return head + fields + struct.pack("<I", 0) + data
-
-
-TIFFS = st.builds(
-    tiff,
-    st.lists(
-        st.tuples(
-            # width, height, bits, compression, photometric, strips, samples, planes, tiles, format
-            st.sampled_from([256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317, 322, 324, 339]),
-            st.integers(0, 13),
-            st.sampled_from([0, 1, 2, 3, 2**16, 2**31]),
-            st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 100, 2**16, 2**31, 2**32 - 1]),
-        ),
-        max_size=12,
-    ),
-    st.binary(max_size=80),
-)
-#: Few bytes, many pixels: a PNG of 20,000 x 20,000 zeros is 50 kB.
-BOMBS = [
-    png(20000, 20000, 1, 0, 0, [], bytes(2501 * 20000)),
-    png(60000, 60000, 1, 0, 0, [], b""),
-]
-
-
-@pytest.mark.parametrize("extension", ["png", "tif"])
 @FUZZ
-@given(content=st.builds(damaged, st.sampled_from(PICTURES), DAMAGE) | PNGS | TIFFS)
-def test_fuzz_pictures(tmp_path, extension, content):
+@given(content=st.builds(damaged, st.sampled_from(PICTURES), DAMAGE))
+def test_fuzz_pictures(tmp_path, content):
     """In a folder with a whole one: the pixels, or a sentence that names the file."""
-    (tmp_path / f"a.{extension}").write_bytes(content)
-    (tmp_path / "b.png").write_bytes(PICTURES[1])
-    before = everything(tmp_path)
-    found = fine_or_refused(load_folder, tmp_path, 8, progress=False)
+    files = {"a.png": content, "b.png": PICTURES[1]}
+    found = read(tmp_path, files, load_folder, tmp_path, 8, progress=False)
     assert found is None or found.train.images.shape == (2, 1, 8, 8)
-    assert everything(tmp_path) == before
-
-
-@pytest.mark.parametrize("content", BOMBS, ids=["zeros", "claimed"])
-def test_bombs_are_refused(tmp_path, content, refused):
-    assert len(content) < 10**6
-    (tmp_path / "a.png").write_bytes(content)
-    with refused("a.png"), in_time():
-        load_images([tmp_path / "a.png"], 8)
 
 
 # --------------------------------------------------------------------------- scans
@@ -270,36 +200,17 @@ def test_bombs_are_refused(tmp_path, content, refused):
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory) -> dict[str, list[bytes]]:
     """Small DICOM and NIfTI files of several kinds, by extension."""
-    pydicom = pytest.importorskip("pydicom", reason="pydicom is missing: the extra [medical]")
+    pytest.importorskip("pydicom", reason="pydicom is missing: the extra [medical]")
     nibabel = pytest.importorskip("nibabel", reason="nibabel is missing: the extra [medical]")
-    from test_medical import dicom, nifti, sequence, words
+    from pydicom.data import get_testdata_file
 
-    folder = tmp_path_factory.mktemp("scans")
-    grey = np.arange(12, dtype=np.uint16).reshape(3, 4)
-    table = sequence(LUTDescriptor=[4, 10, 8], LUTData=words(0, 100, 50, 255))
-    made = [
-        dicom(folder / "0.dcm", grey, WindowCenter=5, WindowWidth=6, RescaleSlope=2,
-              RescaleIntercept=-1),
-        dicom(folder / "1.dcm", np.stack([grey, grey]).astype(np.int16)),
-        dicom(folder / "2.dcm", np.zeros((3, 4, 3), np.uint8), photometric="RGB"),
-        dicom(folder / "3.dcm", grey.astype(np.uint8), photometric="MONOCHROME1",
-              VOILUTSequence=table),
-        dicom(folder / "4.dcm", grey, syntax=pydicom.uid.DeflatedExplicitVRLittleEndian),
-        dicom(folder / "5.dcm", grey, syntax=pydicom.uid.ExplicitVRBigEndian),
-    ]  # fmt: skip
-    data = pydicom.dcmread(made[0])
-    data.compress(pydicom.uid.RLELossless)
-    data.save_as(folder / "6.dcm")
-    volume = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
-    nifti(folder / "0.nii", volume, slope=2.0, inter=1.0)
-    nifti(folder / "1.nii", volume.astype(np.float64))
-    nifti(folder / "2.nii.gz", volume.astype(np.uint8), np.diag([-1, 2, -3, 1]))
-    nibabel.save(nibabel.Nifti2Image(volume, np.eye(4)), folder / "3.nii")
-    return {
-        "dcm": [path.read_bytes() for path in sorted(folder.glob("*.dcm"))],
-        "nii": [path.read_bytes() for path in sorted(folder.glob("*.nii"))],
-        "nii.gz": [path.read_bytes() for path in sorted(folder.glob("*.nii.gz"))],
-    }
+    own = ("CT_small", "MR_small_bigendian", "MR_small_RLE", "SC_rgb_small_odd", "image_dfl",
+           "SC_rgb_rle_2frame", "rtdose", "JPEG2000")  # fmt: skip
+    dicom = [Path(get_testdata_file(f"{name}.dcm", download=False)).read_bytes() for name in own]
+    volume, affine = np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.diag([-1, 2, -3, 1])
+    kinds = nibabel.Nifti1Image, nibabel.Nifti2Image
+    nifti = [kind(v, affine).to_bytes() for kind in kinds for v in (volume, volume / 2)]
+    return {"dcm": dicom, "nii": nifti, "nii.gz": [gzip.compress(whole) for whole in nifti]}
 
 
 @pytest.mark.parametrize("extension", ["dcm", "nii", "nii.gz"])
@@ -311,13 +222,10 @@ def scans(tmp_path_factory) -> dict[str, list[bytes]]:
     window=st.sampled_from(["auto", "5,10", "1%,99%"]),
 )
 def test_fuzz_scans(tmp_path, scans, extension, which, damage, slices, window):
-    whole = scans[extension][which % len(scans[extension])]
-    (tmp_path / f"a.{extension}").write_bytes(damaged(whole, damage))
-    before = everything(tmp_path)
+    files = {f"a.{extension}": damaged(scans[extension][which % len(scans[extension])], damage)}
     scan = ScanConfig(slices, window=window)
-    found = fine_or_refused(load_images, tmp_path, 8, progress=False, scan=scan)
+    found = read(tmp_path, files, load_images, tmp_path, 8, progress=False, scan=scan)
     assert found is None or (len(found) and found.images.dtype == np.uint8)
-    assert everything(tmp_path) == before
 
 
 # --------------------------------------------------------------------------- JSON
@@ -354,11 +262,10 @@ WHOLE = b'{"train": {"0": ["a.png", "b.png"]}, "test": {"0": ["n.png"], "1": ["x
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bench") / "data"
-    (folder / "images" / "sub").mkdir(parents=True)
-    for name in ("a.png", "b.png", "n.png", "x.png"):
-        (folder / "images" / name).write_bytes(PICTURES[1])
-    (folder / "images" / "v.nii").write_bytes(b"not a volume")
-    (folder.parent / "secret.png").write_bytes(PICTURES[1])
+    whole = {f"{name}.png": PICTURES[1] for name in "abnx"}
+    write(folder / "images", whole | {"v.nii": b"not a volume"})
+    write(folder / "images" / "sub", {})
+    write(folder.parent, {"secret.png": PICTURES[1]})
     return folder
 
 
@@ -375,14 +282,12 @@ def bench(tmp_path_factory) -> Path:
 )
 def test_fuzz_data_json(bench, content, load):
     """Read, or refused; nothing outside images/ is ever looked at as an image."""
-    (bench / "data.json").write_bytes(content)
-    before = everything(bench.parent)
-    found = fine_or_refused(load, bench, 8, progress=False)
+    write(bench, {"data.json": content})
+    found = read(bench.parent, {}, load, bench, 8, progress=False)
     if isinstance(found, Dataset):
         names = [*found.train.names, *(found.test.names if found.test else ())]
         assert len(set(names)) == len(names) > 0
         assert all((bench / "images" / name).is_file() and ".." not in name for name in names)
-    assert everything(bench.parent) == before
 
 
 # --------------------------------------------------------------------------- checkpoints
@@ -429,50 +334,14 @@ def kept(draw_set, tmp_path_factory):
     )
 
 
-HEADERS = st.lists(
-    st.tuples(
-        st.sampled_from(
-            ["dtype", "shape", "data_offsets", "name", "drop", "add", "metadata", "value"]
-        ),
-        st.integers(0),
-        st.sampled_from(
-            ["F64", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "F4", "C64", "?", None, 0, -1,
-             [], [0], [1], [-1], [2**62, 4], [2**63], [0, 0], [0, 4], [4, 0], [1, 1, 1], {}, "x",
-             1e308]
-        ),
-    ),
-    min_size=1,
-    max_size=3,
-)  # fmt: skip
-
-
-def other_header(content: bytes, changes) -> bytes:
-    """A safetensors file whose header was written by somebody else."""
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    for kind, which, value in changes:
-        names = sorted(set(header) - {"__metadata__"})
-        name = names[which % len(names)] if names else "x"
-        entry = header.get(name)
-        if kind in ("dtype", "shape", "data_offsets") and isinstance(entry, dict):
-            entry[kind] = value
-        elif kind == "name":
-            header[str(value)] = header.pop(name, {})
-        elif kind == "drop":
-            header.pop(name, None)
-        elif kind == "add":
-            header["more"] = {"dtype": "F32", "shape": [0], "data_offsets": value}
-        elif kind == "value":
-            header[name] = value
-        elif kind == "metadata":
-            meta = header.get("__metadata__")
-            keys = sorted(meta) if isinstance(meta, dict) else []
-            if keys and which % 3:
-                meta[keys[which % len(keys)]] = value if which % 2 else str(value)
-            else:
-                header["__metadata__"] = value
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+CHANGES = {
+    "nan": lambda v: v / 0 - v / 0,
+    "huge": lambda v: v * 1e38, "half": torch.Tensor.half, "double": torch.Tensor.double,
+    "empty": lambda v: v[:0] if v.dim() else torch.zeros(0), "flat": torch.Tensor.flatten,
+    "complex": lambda v: v.to(torch.complex64), "bool": torch.Tensor.bool,
+    "larger": lambda v: torch.zeros(3, *v.shape[:1]),
+}  # fmt: skip
+HOW = ["none", "gone", "more", *CHANGES]
 
 
 def other_tensors(content: bytes, which: int, how: str) -> bytes:
@@ -481,87 +350,75 @@ def other_tensors(content: bytes, which: int, how: str) -> bytes:
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])["__metadata__"]
     name = sorted(tensors)[which % len(tensors)]
-    value = tensors[name]
     if how == "none":
         tensors = {}
     elif how == "gone":
         del tensors[name]
     elif how == "more":
-        tensors["more"] = value.clone()
+        tensors["more"] = tensors[name].clone()
     else:
-        changes = {
-            "nan": lambda: value / 0 - value / 0,
-            "huge": lambda: value * 1e38, "half": value.half, "double": value.double,
-            "empty": lambda: value[:0] if value.dim() else torch.zeros(0), "flat": value.flatten,
-            "complex": lambda: value.to(torch.complex64), "bool": value.bool,
-            "larger": lambda: torch.zeros(3, *value.shape[:1]),
-        }  # fmt: skip
-        tensors[name] = changes[how]().contiguous()
-    if "sha256" in header:
-        header["sha256"] = digest(tensors)  # so that the sum does not give it away
+        tensors[name] = CHANGES[how](tensors[name]).contiguous()
+    return summed(tensors, header)
+
+
+def summed(tensors: dict[str, torch.Tensor], header: dict[str, str]) -> bytes:
+    """The file with the sum that it should have, in its header or as a tensor, as it had it."""
+    if tensors.pop("sha256", None) is not None:
+        own = bytearray(bytes.fromhex(digest(tensors)))
+        tensors["sha256"] = torch.frombuffer(own, dtype=torch.uint8)
+    elif "sha256" in header:
+        header["sha256"] = digest(tensors)
     return dump_tensors(tensors, metadata=header)
 
 
-HOW = [
-    "none", "gone", "more", "nan", "huge", "half", "double", "empty", "flat", "complex", "bool",
-    "larger",
-]  # fmt: skip
 LENGTHS = st.sampled_from([0, 1, 7, 2**20, 2**31, 2**60, 2**64 - 1])
+ANYTHING = st.tuples(st.just(damaged), DAMAGE) | st.tuples(
+    st.just(lambda content, other: other), st.binary(max_size=80) | RAW
+)
 FILES = st.one_of(
-    st.tuples(st.just(damaged), DAMAGE),
-    st.tuples(st.just(other_header), HEADERS),
+    ANYTHING,
     st.tuples(st.just(other_tensors), st.integers(0), st.sampled_from(HOW)),
     st.tuples(st.just(lambda content, n: n.to_bytes(8, "little") + content[8:]), LENGTHS),
-    st.tuples(st.just(lambda content, other: other), st.binary(max_size=80) | RAW),
 )
 
 
 def other_json(content: bytes, path: list[int], value: object, how: str) -> bytes:
     """A JSON file with one of its values another, gone or new."""
-    data = json.loads(content)
-    here, steps = data, list(path)
-    while isinstance(here, dict | list) and here:
+    data = here = json.loads(content)
+    for step in path:
         keys = sorted(here) if isinstance(here, dict) else range(len(here))
-        key = keys[steps.pop(0) % len(keys)]
-        if steps and isinstance(here[key], dict | list) and here[key]:
-            here = here[key]
-            continue
-        if how == "drop":
-            del here[key]
-        elif how == "add" and isinstance(here, dict):
-            here["more"] = value
-        else:
-            here[key] = value
-        break
+        key = keys[step % len(keys)]
+        if not (isinstance(here[key], dict | list) and here[key]):
+            break
+        inside, here = here, here[key]
+    else:
+        here = inside
+    if how == "drop":
+        del here[key]
+    elif how == "add" and isinstance(here, dict):
+        here["more"] = value
+    else:
+        here[key] = value
     return json.dumps(data).encode()
 
 
-MANIFESTS = st.one_of(
-    st.tuples(st.just(damaged), DAMAGE),
-    st.tuples(
-        st.just(other_json),
-        st.lists(st.integers(0, 40), min_size=4, max_size=4),
-        JSON | st.sampled_from(["ae", "aeu", "z", 16, 512, 10**6, 1000, "../x", [[]], {"a": 1}]),
-        st.sampled_from(["set", "set", "drop", "add"]),
-    ),
-    st.tuples(st.just(lambda content, other: other), RAW),
+MANIFESTS = ANYTHING | st.tuples(
+    st.just(other_json),
+    st.lists(st.integers(0, 40), min_size=4, max_size=4),
+    JSON | st.sampled_from(["ae", "aeu", "z", 16, 512, 10**6, 1000, "../x", [[]], {"a": 1}]),
+    st.sampled_from(["set", "set", "drop", "add"]),
 )
-TABLES = st.one_of(
-    st.tuples(st.just(damaged), DAMAGE),
-    st.tuples(
-        st.just(lambda content, text: text.encode("utf-8", "surrogatepass")),
-        st.text(alphabet='learnoss,epchimty0123456789.\n\r"\0é', max_size=80)
-        | st.sampled_from(["learner,epoch,loss,similarity\n1,1," + "9" * 200000 + ",0\n"]),
-    ),
-)
+KINDS = {"json": MANIFESTS, "csv": ANYTHING, "safetensors": FILES}
 
 
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        if not (folder / name).exists() or (folder / name).read_bytes() != content:
-            (folder / name).write_bytes(content)
-    return folder
+def changed(files: dict[str, bytes], which: str, data) -> dict[str, bytes]:
+    """The files with one of them changed as its kind may be."""
+    change, *how = data.draw(KINDS[which.rpartition(".")[2]])
+    return files | {which: change(files[which], *how)}
+
+
+def is_sound(network) -> bool:
+    return all(torch.isfinite(value).all() for value in network.state_dict().values())
 
 
 @FUZZ
@@ -572,22 +429,13 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 )
 def test_fuzz_runs(kept, tmp_path_factory, which, data, believed):
     """A run folder with one file changed, and a manifest that believes in it or does not."""
-    kinds = {"ensemble.json": MANIFESTS, "history.csv": TABLES}
-    change, *how = data.draw(kinds.get(which, FILES))
-    files = dict(kept["run"])
-    files[which] = change(files[which], *how)
+    files = changed(kept["run"], which, data)
     if believed and which != "ensemble.json":
-        manifest = json.loads(files["ensemble.json"])
-        manifest["files"][which] = hashlib.sha256(files[which]).hexdigest()
-        files["ensemble.json"] = json.dumps(manifest).encode()
-    base = tmp_path_factory.getbasetemp() / "fuzz runs"
-    run = write(base / "run", files)
-    before = everything(base)
-    ensemble = fine_or_refused(load_run, run)
-    fine_or_refused(run_scan, run)
-    assert everything(base) == before
-    if ensemble is not None:
-        assert all(torch.isfinite(v).all() for v in ensemble.network.state_dict().values())
+        believing(files, "ensemble.json", "files", which)
+    run = tmp_path_factory.getbasetemp() / "fuzz runs"
+    ensemble = read(run, files, load_run, run)
+    read(run, files, run_scan, run)
+    assert ensemble is None or is_sound(ensemble.network)
 
 
 @FUZZ
@@ -598,22 +446,13 @@ def test_fuzz_runs(kept, tmp_path_factory, which, data, believed):
 )
 def test_fuzz_detectors(kept, tmp_path_factory, which, data, believed):
     """A saved detector: what is loaded can score, or is refused in a sentence."""
-    change, *how = data.draw(MANIFESTS if which.endswith("json") else FILES)
-    files = kept["run"] | {"detector.json": kept["detector"]}
-    files[which] = change(files[which], *how)
+    files = changed(kept["run"] | {"detector.json": kept["detector"]}, which, data)
     if believed and which != "detector.json":
         if which != "ensemble.json":
-            manifest = json.loads(files["ensemble.json"])
-            manifest["files"][which] = hashlib.sha256(files[which]).hexdigest()
-            files["ensemble.json"] = json.dumps(manifest).encode()
-        detector = json.loads(files["detector.json"])
-        detector["ensemble_sha256"] = hashlib.sha256(files["ensemble.json"]).hexdigest()
-        files["detector.json"] = json.dumps(detector).encode()
-    base = tmp_path_factory.getbasetemp() / "fuzz detectors"
-    write(base / "run", files)
-    before = everything(base)
-    found = fine_or_refused(D2UE.load, base / "run", device="cpu")
-    assert everything(base) == before
+            believing(files, "ensemble.json", "files", which)
+        believing(files, "detector.json", "ensemble_sha256", "ensemble.json")
+    run = tmp_path_factory.getbasetemp() / "fuzz detectors"
+    found = read(run, files, D2UE.load, run, device="cpu")
     if found is not None:
         for images in (np.zeros((2, 6)), kept["images"].images[:2], np.ones((1, 5, 4))):
             scores = fine_or_refused(found.anomaly_score, images)
@@ -625,20 +464,13 @@ def test_fuzz_detectors(kept, tmp_path_factory, which, data, believed):
 @given(which=st.sampled_from(["weights.safetensors", "learner.json"]), data=st.data())
 def test_fuzz_learners(kept, tmp_path_factory, which, data):
     """A finished learner in a store."""
-    change, *how = data.draw(MANIFESTS if which == "learner.json" else FILES)
-    files = dict(kept["learner"])
-    files[which] = change(files[which], *how)
+    files = changed(kept["learner"], which, data)
     if which != "learner.json":
-        manifest = json.loads(files["learner.json"])
-        manifest["weights_sha256"] = hashlib.sha256(files[which]).hexdigest()
-        files["learner.json"] = json.dumps(manifest).encode()
+        believing(files, "learner.json", "weights_sha256", which)
     base = tmp_path_factory.getbasetemp() / "fuzz learners"
     write(base / "learners" / kept["name"], files)
-    before = everything(base)
-    learner = fine_or_refused(Store(base).get, kept["name"])
-    assert everything(base) == before
-    if learner is not None:
-        assert all(torch.isfinite(v).all() for v in learner.network.state_dict().values())
+    learner = read(base, {}, Store(base).get, kept["name"])
+    assert learner is None or is_sound(learner.network)
 
 
 @FUZZ
@@ -648,16 +480,13 @@ def test_fuzz_states(kept, tmp_path_factory, change):
     content = change[0](kept["state"], *change[1:])
     base = tmp_path_factory.getbasetemp() / "fuzz states"
     store = Store(base)
-    write(base / "states", {store._state_file([kept["name"]]).name: content})
-    before = everything(base)
 
     def go_on():
         state = store.load_state([kept["name"]])
-        task = LearnerTask(SMALLEST, 1)
-        return train_learners([task], kept["images"].images, state=state)
+        return train_learners([LearnerTask(SMALLEST, 1)], kept["images"].images, state=state)
 
-    fine_or_refused(go_on)
-    assert everything(base) == before
+    write(base / "states", {store._state_file([kept["name"]]).name: content})
+    read(base, {}, go_on)
 
 
 # --------------------------------------------------------------------------- archives
@@ -667,10 +496,8 @@ def test_fuzz_states(kept, tmp_path_factory, change):
 def exported(draw_images, tmp_path_factory) -> dict[str, bytes]:
     """The files of an export of one ensemble with its weights."""
     folder = tmp_path_factory.mktemp("exported")
-    images = [
-        ImageSet(draw_images(8, seed=s), tuple(map(str, range(8))), np.arange(8) % 2)
-        for s in (0, 1)
-    ]
+    names, labels = tuple(map(str, range(8))), np.arange(8) % 2
+    images = [ImageSet(draw_images(8, seed=seed), names, labels) for seed in (0, 1)]
     dataset = Dataset("waves", *images)
     store = Store(folder / "store")
     ensemble = train_ensemble(SMALLEST, dataset.train, progress=False, store=store, device="cpu")
@@ -687,21 +514,7 @@ MEMBERS = st.sampled_from(
      "manifest.json", "learners/evil.pkl", "scores\\0123456789abcdef.safetensors", "", "a\0b", "é"]
 )  # fmt: skip
 CONTENTS = st.binary(max_size=50) | st.sampled_from([bytes(3 * 10**6), b"{}", b"null"])
-PACKINGS = st.sampled_from(
-    [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
-)
-ZIPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("add"), MEMBERS, CONTENTS),
-        st.tuples(st.just("link"), MEMBERS, st.sampled_from([b"/etc/passwd", b"../../evil"])),
-        st.tuples(st.just("change"), st.integers(0, 5), FILES),
-        st.tuples(st.just("manifest"), st.just(0), MANIFESTS),
-        st.tuples(st.just("drop"), st.integers(0, 5), st.just(None)),
-        st.tuples(st.just("record"), st.integers(0), st.sampled_from(HOW)),
-        st.tuples(st.just("about"), st.lists(st.integers(0, 40), min_size=4, max_size=4), JSON),
-    ),
-    max_size=3,
-)
+PACKINGS = st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
 
 
 def other_about(content: bytes, path: list[int], value: object) -> bytes:
@@ -709,64 +522,42 @@ def other_about(content: bytes, path: list[int], value: object) -> bytes:
     tensors = load_tensors(content)
     changed = other_json(tensors["about"].numpy().tobytes(), path, value, "set")
     tensors["about"] = torch.frombuffer(bytearray(changed), dtype=torch.uint8)
-    return _summed(tensors)
+    return summed(tensors, {"format": "d2ue scores 1"})
 
 
-def _summed(tensors: dict[str, torch.Tensor]) -> bytes:
-    tensors.pop("sha256", None)
-    sha256 = bytearray(bytes.fromhex(digest(tensors)))
-    tensors["sha256"] = torch.frombuffer(sha256, dtype=torch.uint8)
-    return dump_tensors(tensors, metadata={"format": "d2ue scores 1"})
+ABOUT = st.tuples(st.just(other_about), st.lists(st.integers(0, 40), min_size=4, max_size=4), JSON)
+GONE = st.tuples(st.just(lambda content: None))
 
 
 @FUZZ
 @given(
-    steps=ZIPS,
+    changes=st.lists(st.tuples(st.integers(0, 5), FILES | MANIFESTS | ABOUT | GONE), max_size=3),
+    more=st.dictionaries(MEMBERS, CONTENTS, max_size=2),
     packing=PACKINGS,
     believed=st.booleans(),
     damage=st.none() | DAMAGE,
     weights=st.integers(0, 9).map(lambda n: n == 9),  # 8 MB
 )
-def test_fuzz_exports(exported, tmp_path_factory, steps, packing, believed, damage, weights):
+def test_fuzz_exports(
+    exported, tmp_path_factory, changes, more, packing, believed, damage, weights
+):
     """Crafted export files: taken whole, or refused with the store as it was."""
     base = tmp_path_factory.getbasetemp() / "fuzz exports"
     files = {name: content for name, content in exported.items() if weights or "learn" not in name}
-    believed = believed or not weights  # the manifest is of all
-    links, manifest_change = {}, None
-    for kind, which, what in steps:
-        names = sorted(set(files) - {"manifest.json"})
-        name = names[which % len(names)] if isinstance(which, int) and names else ""
-        record = next((n for n in names if n.startswith("scores/") and n in exported), None)
-        if kind == "add":
-            files[which] = what
-        elif kind == "link":
-            files[which], links[which] = what, 0o120777 << 16
-        elif kind == "drop":
-            files.pop(name, None)
-        elif kind == "change" and name:
-            with contextlib.suppress(Exception):  # what an earlier step made of it has no header
-                files[name] = what[0](files[name], *what[1:])
-        elif kind == "manifest":
-            manifest_change = what
-        elif kind == "record" and record:
-            with contextlib.suppress(Exception):
-                files[record] = _summed(load_tensors(other_tensors(files[record], which, what)))
-        elif kind == "about" and record:
-            with contextlib.suppress(Exception):
-                files[record] = other_about(files[record], which, what)
-    if believed:
-        sums = {n: hashlib.sha256(c).hexdigest() for n, c in files.items() if n != "manifest.json"}
+    names = sorted(files)
+    for which, (change, *how) in changes:
+        name = names[which % len(names)]
+        with contextlib.suppress(Exception):  # of another kind, or changed beyond reading
+            files[name] = change(files[name], *how)
+    files = {name: content for name, content in (files | more).items() if content is not None}
+    if believed or not weights:  # the manifest is of all
+        sums = {n: sha256(c) for n, c in files.items() if n != "manifest.json"}
         files["manifest.json"] = json.dumps({"format": "d2ue export 1", "files": sums}).encode()
-    if manifest_change:
-        with contextlib.suppress(Exception):
-            change, *how = manifest_change
-            files["manifest.json"] = change(files["manifest.json"], *how)
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as packed:
         for name, content in files.items():
-            info = zipfile.ZipInfo(name)
-            info.external_attr = links.get(name, 0)
             # Level 1: most of what is packed is weights or zeros.
+            info = zipfile.ZipInfo(name)
             packed.writestr(info, content, 0 if "weights" in name else packing, 1)
     content = stream.getvalue()
     write(base, {"a.zip": damaged(content, damage) if damage else content})
@@ -775,12 +566,8 @@ def test_fuzz_exports(exported, tmp_path_factory, steps, packing, believed, dama
     count = fine_or_refused(import_into, Store(base / "store"), base / "a.zip")
     if count is None:
         assert everything(base) == before
-    else:
-        outside = {n for n in everything(base) if not n.startswith("store")}
-        assert outside == {"a.zip"}
-        for path in sorted((base / "store").rglob("*"), reverse=True):
-            path.unlink() if path.is_file() else path.rmdir()
-        (base / "store").rmdir() if (base / "store").exists() else None
+    assert {path.name for path in base.iterdir()} <= {"a.zip", "store"}
+    shutil.rmtree(base / "store", ignore_errors=True)
     assert not Path("/tmp/d2ue-evil").exists()
 
 
@@ -788,43 +575,40 @@ TARS = st.lists(
     st.tuples(
         st.sampled_from(
             ["data.json", "images/a.png", "../evil", "/tmp/d2ue-evil", "a/../../evil", "images",
-             ".", "x" * 300, "images/l", "images/l/evil", "", "a\\..\\evil", "C:/evil"]
+             "x" * 300, "images/l", "images/l/evil", "", "a\\..\\evil", "C:/evil"]
         ),
         st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE,
                          tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.GNUTYPE_SPARSE, b"?"]),
         st.sampled_from(["", "..", "/etc/passwd", "../../evil", "images/a.png", "images"]),
-        st.binary(max_size=40) | st.just(bytes(2 * 10**6)),
-        st.sampled_from([0, 0o644, 0o7777]),
+        CONTENTS,
     ),
     max_size=5,
 )  # fmt: skip
 
 
 @FUZZ
-@given(members=TARS, damage=st.none() | DAMAGE, zipped=st.booleans())
-def test_fuzz_downloads(tmp_path_factory, members, damage, zipped):
+@given(members=TARS, damage=st.none() | DAMAGE)
+def test_fuzz_downloads(tmp_path_factory, members, damage):
     """Crafted archives of data sets: nothing is written but below the folder they are for."""
     base = tmp_path_factory.mktemp("tar")
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz" if zipped else "w") as tar:
-        for name, kind, target, content, mode in members:
+    with tarfile.open(fileobj=stream, mode="w:gz" if len(members) % 2 else "w") as tar:
+        for name, kind, target, content in members:
             info = tarfile.TarInfo(name)
-            info.type, info.linkname, info.mode = kind, target, mode
+            info.type, info.linkname, info.mode = kind, target, 0o7777
             info.size = len(content) if kind == tarfile.REGTYPE else 0
             tar.addfile(info, io.BytesIO(content))
-    content = stream.getvalue()
-    (base / "a.tar.gz").write_bytes(damaged(content, damage) if damage else content)
-    (base / "secret").write_text("secret")
-    (base / "in" / "to").mkdir(parents=True)
+    archive = stream.getvalue()
+    write(base, {"a.tar.gz": damaged(archive, damage) if damage else archive, "secret": b"secret"})
+    target = write(base / "in" / "to", {})
 
     def extract():
-        # As the download calls it: what the system refuses is a sentence there.
-        with runs.writing(base):
-            _extract(base / "a.tar.gz", base / "in" / "to", False)
+        with runs.writing(base):  # as the download does: what the system refuses is a sentence
+            _extract(base / "a.tar.gz", target, False)
 
     fine_or_refused(extract)
     assert {p.name for p in base.iterdir()} == {"a.tar.gz", "secret", "in"}
-    assert [p.name for p in (base / "in").iterdir()] == ["to"]
+    assert list((base / "in").iterdir()) == [target]
     assert (base / "secret").read_text() == "secret" and not Path("/tmp/d2ue-evil").exists()
     assert not any(p.is_symlink() for p in base.rglob("*"))
 
@@ -834,12 +618,8 @@ def test_fuzz_downloads(tmp_path_factory, members, damage, zipped):
 VALUES = (
     NUMBERS
     | st.integers()
-    | st.sampled_from(
-        ["ae", "aeu", "cka", "z", "dual", "nll", "l1", "en1", 16, 64, 3, 1e-3, 0.5, b"ae"]
-    )
+    | st.sampled_from(["ae", "cka", "z", "dual", "l1", "en1", 16, 64, 1e-3, b"ae", [], {}])
     | st.text(max_size=8)
-    | st.just([])
-    | st.just({})
     | st.builds(np.float64, st.floats())
     | st.builds(np.int64, st.integers(-3, 100))
 )
@@ -863,45 +643,34 @@ def test_fuzz_settings(data):
             assert all(0 <= index < depth for index in config.chosen(depth))
 
 
-WORDS = (
-    st.sampled_from(
-        ["-1", "0", "1", "2", "16", "63", "nan", "inf", "1e400", "99999999999999999999", "9" * 5000,
-         "ae", "aeu", "cka", "none", "z", "en9", "cpu", "cuda:99", "mps", "abacus", "", " ", "-",
-         "--", "-p", "a=b", "=", "x" * 5000, "phantom/", "../..", "/dev/null",
-         "/proc/self/mem/x", "*",
-         "\udcff", "é", "a\nb", "40,80", "middle", "2:1", "folder", "run", "kept.txt", "store"]
-    )
-    | st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=8)
+WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=8)
+WORDS |= st.sampled_from(
+    ["-1", "0", "2", "16", "nan", "1e400", "9" * 5000, "ae", "aeu", "none", "z", "cpu", "cuda:99",
+     "", "-", "--", "-p", "a=b", "x" * 5000, "phantom/", "../..", "/dev/null", "*", "\udcff",
+     "a\nb", "40,80", "2:1", "folder", "run", "kept.txt", "store"]
 )  # fmt: skip
 OPTIONS = st.sampled_from(
-    ["--out", "--backbone", "--learners", "--similarity", "--repulsion-weight", "--layer",
-     "--epochs", "--batch-size", "--image-size", "--seed", "--slices", "--axis", "--window",
-     "--device", "--store", "--method", "--dataset", "--weights", "--help-me", "-x",
-     "--contamination", "--maps", "--report"]
+    ["--out", "--backbone", "--learners", "--layer", "--epochs", "--batch-size", "--image-size",
+     "--seed", "--slices", "--window", "--device", "--store", "--method", "--dataset", "--weights",
+     "--help-me", "-x", "--contamination", "--maps", "--report"]
 )  # fmt: skip
 COMMANDS = st.sampled_from(
-    [["fit", "folder", "--out", "new"], ["fit", "folder", "--out", "folder"],
-     ["score", "run", "folder", "--out", "s.csv"],
-     ["score", "folder", "folder", "--out", "kept.txt"],
-     ["fit"], ["score"], ["export", "store", "--out", "kept.txt"], ["export", "folder"],
-     ["import", "kept.txt", "--store", "new"], ["import"], ["datasets"], [], ["trial"],
-     ["fit", "scans", "--out", "new"], ["score", "run", "kept.txt", "--out", "no/s.csv"]]
-)  # fmt: skip
+    ["fit folder --out new", "fit folder --out folder", "score run folder --out s.csv", "trial", "",
+     "score folder folder --out kept.txt", "fit", "score", "export store --out kept.txt", "import",
+     "export folder", "import kept.txt --store new", "datasets", "fit scans --out new",
+     "score run kept.txt --out no/s.csv"]
+).map(str.split)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def workplace(kept, tmp_path_factory) -> Path:
     """A folder with images fewer than one batch, a run, a store, a file that is to be kept."""
     base = tmp_path_factory.mktemp("workplace")
-    for i in range(2):
-        Image.fromarray(np.full((16, 16), 9 * i, np.uint8)).save(
-            write(base / "folder", {}) / f"{i}.png"
-        )
+    write(base / "folder", {"0.png": PICTURES[1], "1.png": PICTURES[1]})
     write(base / "scans", {"a.nii.gz": b"no volume"})
     write(base / "run", kept["run"])
     write(base / "store", {})
-    (base / "kept.txt").write_text("years of work")
-    return base
+    return write(base, {"kept.txt": b"years of work"})
 
 
 @FUZZ
@@ -913,9 +682,7 @@ def workplace(kept, tmp_path_factory) -> Path:
 def test_fuzz_command_lines(workplace, command, more, order):
     """Any words: exit code 0, or 2 with one sentence; files that were there stay as they were."""
     words = [word for group in more for word in group]
-    if order.random() < 0.2:
-        at = order.randrange(len(command) + 1)
-        words, command = words + command[at:], command[:at]
+    at = order.choice([len(command)] * 4 + [order.randrange(len(command) + 1)])
     said, complained = io.StringIO(), io.StringIO()
     before = everything(workplace)
     with (
@@ -925,17 +692,14 @@ def test_fuzz_command_lines(workplace, command, more, order):
         in_time(),
         pytest.raises(SystemExit) as stopped,
     ):
-        cli.main([*command, *words])
+        cli.main([*command[:at], *words, *command[at:]])
     text = complained.getvalue()
     assert stopped.value.code in (0, 2), (command, words, text)
     if stopped.value.code == 2 and text.startswith("d2ue: "):
         is_a_sentence(text[6:-1])
     after = everything(workplace)
+    # Scores may take the place of the file that --out names; of nothing else.
     written = {"s.csv"} | {word for word in words if word}
-    for name, what in before.items():
-        # Scores may take the place of the file that --out names; of nothing else.
-        assert after[name] == what or name in written, name
+    assert all(after[name] == what for name, what in before.items() if name not in written)
     for name in set(after) - set(before):
-        path = workplace / name
-        if path.is_file():
-            path.unlink()
+        (workplace / name).unlink() if (workplace / name).is_file() else None

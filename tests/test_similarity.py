@@ -29,7 +29,6 @@ scales = st.floats(-6, 6).map(lambda exponent: 10.0**exponent)
 everything = pytest.mark.parametrize("name", SIMILARITIES)
 repelling = pytest.mark.parametrize("name", [name for name in SIMILARITIES if name != "none"])
 both_cka = pytest.mark.parametrize("name", ["cka", "debiased-cka"])
-image_by_image = pytest.mark.parametrize("name", ["euclidean", "manhattan", "cosine", "pearson"])
 
 
 def gaussian(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -115,10 +114,7 @@ def test_image_by_image_similarities_by_hand():
     }
     for similarity, value in expected.items():
         assert similarity(p, q).item() == pytest.approx(value, abs=1e-6), similarity.__name__
-
-
-def test_pearson_by_hand():
-    """(1, 2, 6) is centred (-2, -1, 3), (0, 3, 3) is (-2, 1, 1): r = 6 / sqrt(14 · 6)."""
+    # (1, 2, 6) is centred (-2, -1, 3), (0, 3, 3) is (-2, 1, 1): r = 6 / sqrt(14 · 6).
     p, q = torch.tensor([[1.0, 2.0, 6.0]]), torch.tensor([[0.0, 3.0, 3.0]])
     assert pearson(p, q).item() == pytest.approx(6 / math.sqrt(84), rel=1e-6)
 
@@ -132,23 +128,6 @@ def feature_form(p: torch.Tensor, q: torch.Tensor) -> float:
     return float((p.T @ q).norm() ** 2 / ((p.T @ p).norm() * (q.T @ q).norm()))
 
 
-def loop_cka(p: torch.Tensor, q: torch.Tensor) -> float:
-    """The same from sums over pairs of images, in Python's floats."""
-    n = len(p)
-
-    def centred_products(x: torch.Tensor) -> list[list[float]]:
-        rows = x.tolist()
-        means = [math.fsum(row[j] for row in rows) / n for j in range(len(rows[0]))]
-        rows = [[v - m for v, m in zip(row, means, strict=True)] for row in rows]
-        return [[math.fsum(a * b for a, b in zip(r, s, strict=True)) for s in rows] for r in rows]
-
-    def paired(k: list[list[float]], other: list[list[float]]) -> float:
-        return math.fsum(k[i][j] * other[i][j] for i in range(n) for j in range(n))
-
-    k, other = centred_products(p), centred_products(q)
-    return paired(k, other) / math.sqrt(paired(k, k) * paired(other, other))
-
-
 def u_statistic(k: torch.Tensor, other: torch.Tensor) -> float:
     """Song et al. 2012: the mean over all quadruples of distinct images (i, j, q, r) of
     k_ij (l_ij + l_qr - 2 l_iq)."""
@@ -160,14 +139,13 @@ def u_statistic(k: torch.Tensor, other: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize(("batch", "d", "e"), [(2, 3, 3), (7, 4, 4), (9, 3, 20), (24, 16, 16)])
-def test_cka_is_what_three_other_ways_give(literal_cka, batch, d, e):
+def test_cka_is_what_two_other_ways_give(literal_cka, batch, d, e):
     p = gaussian(batch, d) + 1
     q = p @ gaussian(d, e, seed=1) + gaussian(batch, e, seed=2)
     value = linear_cka(p, q).item()
     assert 0 < value <= 1 + 1e-12
     assert value == pytest.approx(float(literal_cka(p, q)), rel=1e-10)
     assert value == pytest.approx(feature_form(p, q), rel=1e-10)
-    assert value == pytest.approx(loop_cka(p, q), rel=1e-10)
 
 
 @pytest.mark.parametrize("batch", [4, 5, 7])
@@ -177,22 +155,6 @@ def test_debiased_cka_is_the_u_statistic_over_distinct_quadruples(batch):
     hkl, hkk, hll = u_statistic(k, other), u_statistic(k, k), u_statistic(other, other)
     assert hsic_debiased(k, other).item() == pytest.approx(hkl, rel=1e-9)
     assert debiased_cka(p, q).item() == pytest.approx(hkl / math.sqrt(hkk * hll), rel=1e-9)
-
-
-def test_image_by_image_similarities_are_means_of_literal_values():
-    p, q = related(6, 5)
-    expected = {
-        "euclidean": [
-            math.exp(-math.dist(a, b)) for a, b in zip(p.tolist(), q.tolist(), strict=True)
-        ],
-        "manhattan": [math.exp(-float((a - b).abs().sum())) for a, b in zip(p, q, strict=True)],
-        "cosine": [float(a @ b / (a.norm() * b.norm())) for a, b in zip(p, q, strict=True)],
-        "pearson": [
-            float(torch.corrcoef(torch.stack(rows))[0, 1]) for rows in zip(p, q, strict=True)
-        ],
-    }
-    for name, values in expected.items():
-        assert SIMILARITIES[name](p, q).item() == pytest.approx(sum(values) / 6, rel=1e-10), name
 
 
 # --- invariances: Table 3's ticks ---
@@ -231,39 +193,17 @@ def test_cka_does_not_see_a_shift_or_the_order_of_images(seed, order):
         assert similarity(q, p).item() == value
 
 
-def test_cka_sees_single_neurons_rescaled_and_shears():
-    """The invariances a ReLU network has and CKA has not."""
-    p, q = related(24, 5)
-    stretched = p * torch.tensor([5.0, 1, 1, 1, 1], dtype=p.dtype)
-    for similarity in (linear_cka, debiased_cka):
-        assert abs(similarity(stretched, q) - similarity(p, q)) > 0.01
+TICKS = {  # of scaling, of rotation
+    "none": (True, True), "euclidean": (False, False), "manhattan": (False, False),
+    "cosine": (True, False), "pearson": (True, False), "cka": (True, True),
+    "debiased-cka": (True, True),
+}  # fmt: skip
 
 
-def test_others_change_where_the_table_has_no_tick():
-    p, q = related(24, 5)
-    for similarity in (euclidean, manhattan):
-        assert abs(similarity(2 * p, q) - similarity(p, q)) > 0.01
-    for similarity in (euclidean, manhattan, cosine, pearson):
-        turned = similarity(p @ rotation(5, 1), q @ rotation(5, 2))
-        assert abs(turned - similarity(p, q)) > 0.01
-
-
-@pytest.mark.parametrize(
-    ("name", "scale", "orthogonal"),
-    [
-        ("none", True, True),
-        ("euclidean", False, False),
-        ("manhattan", False, False),
-        ("cosine", True, False),
-        ("pearson", True, False),
-        ("cka", True, True),
-        ("debiased-cka", True, True),
-    ],
-)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_ticks_of_table_3(name, scale, orthogonal, seed):
-    assert is_scale_invariant(SIMILARITIES[name], seed=seed) is scale
-    assert is_orthogonal_invariant(SIMILARITIES[name], seed=seed) is orthogonal
+@everything
+def test_ticks_of_table_3(name):
+    similarity = SIMILARITIES[name]
+    assert (is_scale_invariant(similarity), is_orthogonal_invariant(similarity)) == TICKS[name]
 
 
 @given(seeds)
@@ -281,28 +221,16 @@ def test_ranges_and_self_similarity(seed):
 # --- shapes, types, gradients ---
 
 
-@both_cka
-def test_widths_may_differ_for_cka(name):
-    assert torch.isfinite(SIMILARITIES[name](gaussian(8, 3), gaussian(8, 11, seed=1)))
-
-
-@image_by_image
-def test_widths_must_agree_otherwise(name, refused):
-    with refused("3", "11"):
-        SIMILARITIES[name](gaussian(8, 3), gaussian(8, 11))
-
-
-@everything
-@pytest.mark.parametrize("shapes", [((8, 3), (7, 3)), ((3,), (3,)), ((2, 8, 3), (2, 6, 3))])
-def test_batches_must_be_the_same_images(name, shapes, refused):
-    with refused():
-        SIMILARITIES[name](gaussian(*shapes[0]), gaussian(*shapes[1]))
-
-
-@pytest.mark.parametrize("batch", [1, 2, 3])
-def test_debiased_cka_needs_four_images(batch, refused):
+def test_features_that_cannot_be_compared_are_refused(refused):
+    for name in ("euclidean", "pearson"):
+        with refused("3", "11"):
+            SIMILARITIES[name](gaussian(8, 3), gaussian(8, 11))
+    for one, other in (((8, 3), (7, 3)), ((3,), (3,)), ((2, 8, 3), (2, 6, 3))):
+        for similarity in (linear_cka, cosine, none):
+            with refused():
+                similarity(gaussian(*one), gaussian(*other))
     with refused("4"):
-        debiased_cka(gaussian(batch, 5), gaussian(batch, 5, seed=1))
+        debiased_cka(gaussian(3, 5), gaussian(3, 5, seed=1))
 
 
 @everything
@@ -321,20 +249,6 @@ def test_gradients_by_finite_differences(name):
     p, q = related(6, 4)
     inputs = p.requires_grad_(True), q.requires_grad_(True)
     assert torch.autograd.gradcheck(SIMILARITIES[name], inputs, eps=1e-6, atol=1e-7, rtol=1e-5)
-
-
-def test_gradients_of_cka_are_those_of_the_literal_form(literal_cka):
-    p, q = related(16, 8)
-    _, ours = value_and_gradients("cka", p, q)
-    inputs = p.requires_grad_(True), q.requires_grad_(True)
-    for a, b in zip(ours, torch.autograd.grad(literal_cka(*inputs), inputs), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
-
-
-def test_none_pushes_nothing():
-    q = gaussian(6, 4).requires_grad_(True)
-    assert none(gaussian(6, 4), q).item() == 0
-    assert not none(gaussian(6, 4), q).requires_grad
 
 
 # --- numerics that bite ---
@@ -380,14 +294,6 @@ def test_a_feature_constant_over_the_batch_is_like_nothing(name):
     assert value == 0 and not gradient.any()
 
 
-@pytest.mark.parametrize("scale", [1e-20, 1e-3, 1e3, 1e18])
-@pytest.mark.parametrize("name", ["cka", "debiased-cka", "cosine", "pearson"])
-def test_scale_is_not_seen_in_float32_either(name, scale):
-    p, q = (x.float() for x in related(16, 8))
-    similarity = SIMILARITIES[name]
-    assert similarity(scale * p, q).item() == pytest.approx(similarity(p, q).item(), rel=1e-4)
-
-
 @both_cka
 def test_a_large_common_mean_leaves_float32_its_digits(name):
     p, q = related(64, 16)
@@ -411,8 +317,3 @@ def test_half_precision_is_raised_to_float32(name, dtype):
     value = SIMILARITIES[name](p, q)
     assert value.dtype == torch.float32
     assert value == SIMILARITIES[name](p.float(), q.float())
-
-
-@everything
-def test_float64_stays(name):
-    assert SIMILARITIES[name](gaussian(6, 4), gaussian(6, 4, seed=1)).dtype == torch.float64

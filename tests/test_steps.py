@@ -4,36 +4,30 @@ What runs on a GPU only is marked so. Two correct kernels round otherwise, and t
 that beyond any tolerance in float32, so that whole trainings are compared in float64.
 """
 
+import contextlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from d2ue.backbones import forward
 from d2ue.config import TrainConfig
 from d2ue.ensemble import train_ensemble, train_ensembles
 from d2ue.fast.steps import _factors, captured, half_products, is_memory_error, precision
-from d2ue.learners import MOST_REPLICAS, fitting_replicas, learner_name, replica_bytes
+from d2ue.learners import MOST_REPLICAS, fitting_replicas, replica_bytes
 from d2ue.losses import reconstruction_loss
-from d2ue.similarity import linear_cka
+from d2ue.similarity import SIMILARITIES, linear_cka
 from d2ue.training import LearnerTask, _Objective, initial_network, train_learners
 
 CPU = torch.device("cpu")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU on this machine")
-
-
-@pytest.fixture
-def own_formats():
-    """Put torch's number formats back, whatever a test sets."""
-    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    before = [place.fp32_precision for place in places]
-    mode = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(mode)
-    for place, one in zip(places, before, strict=True):
-        place.fp32_precision = one
 
 
 def weights(network) -> torch.Tensor:
@@ -44,18 +38,9 @@ def weights(network) -> torch.Tensor:
 def test_tf32_is_refused_where_there_is_none(refused, draw_set):
     with refused("tf32 is for CUDA"), precision("tf32", CPU):
         pass
+    config = TrainConfig(precision="tf32", epochs=1, batch_size=8, image_size=16)
     with refused("tf32 is for CUDA"):
-        train_ensemble(
-            TrainConfig(precision="tf32", epochs=1, batch_size=8, image_size=16),
-            draw_set(8, 16),
-            device="cpu",
-            progress=False,
-        )
-
-
-def test_unknown_formats_are_refused(refused):
-    with refused("precision"):
-        TrainConfig(precision="float16")
+        train_ensemble(config, draw_set(8, 16), device="cpu", progress=False)
 
 
 def test_bf16_rounds_products_and_float32_does_not():
@@ -89,18 +74,7 @@ def test_similarity_is_taken_in_float32_of_bf16s_features(draw_images):
     assert torch.allclose(l_sim[0], by_hand, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda: None,
-        lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
-        lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
-        lambda: torch.set_float32_matmul_precision("medium"),
-    ],
-    ids=["nothing", "matmul", "convolutions", "medium"],
-)
-def test_torchs_settings_are_left_as_they_were(use, own_formats):
-    use()
+def test_torchs_settings_are_left_as_they_were():
     places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
     before = [place.fp32_precision for place in places]
     for name in ("ieee", "tf32"):
@@ -152,17 +126,51 @@ def test_bf16_trains_as_float32_does_but_for_rounding(backbone, draw_images):
     assert not np.array_equal(losses["bf16"], losses["float32"])
 
 
-def test_other_formats_have_other_names_and_float32_keeps_its_own():
-    names = {learner_name(TrainConfig(precision=p), 1, "x") for p in ("float32", "tf32", "bf16")}
-    assert len(names) == 3
-    assert learner_name(TrainConfig(), 1, "x") == learner_name(
-        TrainConfig(precision="float32"), 1, "x"
-    )
+class OnMeta(TorchDispatchMode):
+    """Refuses every operation that a tensor with values takes part in."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
+        assert all(t.is_meta for t in tensors), func
+        return out
 
 
-def test_formats_do_not_stack():
-    one, other = LearnerTask(TrainConfig(), 1), LearnerTask(TrainConfig(precision="bf16"), 1)
-    assert not one.stackable_with(other)
+class HalfProducts(TorchFunctionMode):
+    """Autocast to bf16 for the meta device, which has none of its own."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (torch.bmm, F.conv2d, F.conv_transpose2d):
+            args = [arg.bfloat16() if isinstance(arg, torch.Tensor) else arg for arg in args]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["float32", "bf16"])
+@pytest.mark.parametrize("backbone", ["ae", "memae", "aeu"])
+def test_no_step_looks_at_the_host(backbone, name, draw_images, monkeypatch):
+    """On the meta device, where `.item()`, `float(...)` and `if tensor` raise; all similarities."""
+    steps, looks = [], []
+
+    @contextlib.contextmanager
+    def watched(*_):
+        steps.append(name)
+        with OnMeta():
+            yield
+
+    def tolist(tensor):
+        looks.append(tensor.is_meta)
+        return torch.zeros(tensor.shape).numpy().tolist()
+
+    half = HalfProducts if name == "bf16" else contextlib.nullcontext
+    monkeypatch.setattr("d2ue.training.precision", watched)
+    monkeypatch.setattr("d2ue.training.half_products", lambda *_: half())
+    monkeypatch.setattr(torch.optim, "Adam", lambda weights, lr, **_: torch.optim.SGD(weights, lr))
+    monkeypatch.setattr(torch.Tensor, "tolist", tolist)
+    small = {"image_size": 16, "batch_size": 8, "epochs": 3, "precision": name}
+    configs = [TrainConfig(backbone=backbone, similarity=s, **small) for s in SIMILARITIES]
+    tasks = [LearnerTask(config, 3, torch.zeros(2, 20, 16)) for config in configs]
+    train_learners(tasks, draw_images(20), device="meta")
+    assert len(steps) == 3 * 2 and looks == 3 * [True]  # one look an epoch
 
 
 @pytest.mark.parametrize("backbone", ["ae", "memae", "aeu"])
@@ -275,6 +283,34 @@ def test_a_second_gpu_is_trained_on_as_the_first(draw_images):
     first, _ = train_learners(tasks, images, device="cuda:0", **options)
     second, _ = train_learners(tasks, images, device="cuda:1", **options)
     assert (weights(first) - weights(second)).abs().max() < 1e-8
+
+
+def test_each_group_tries_to_be_captured_anew(monkeypatch):
+    """A failed capture warns and runs as it is, but for a full memory; CUDA is a stand-in here."""
+
+    def nothing(*_, **__):
+        return contextlib.nullcontext()
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name in ("stream", "device", "graph", "set_stream", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, nothing)
+    for name in ("current_stream", "Stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: stream)
+    total, runs = torch.zeros(1), []
+    fails = ["not permitted", "unable to find an engine", "out of memory"]
+
+    def step() -> None:
+        total.add_(1)
+        runs.append(1)
+        if len(runs) % 4 == 0:  # three to warm up, then the capture
+            raise RuntimeError(fails[len(runs) // 4 - 1])
+
+    for words in fails[:2]:
+        with pytest.warns(RuntimeWarning, match=words):
+            assert captured(step, lambda: {"total": total}, CPU) is step
+        assert total.item() == 0
+    with pytest.raises(torch.OutOfMemoryError):
+        captured(step, lambda: {"total": total}, CPU)
 
 
 @on_gpu

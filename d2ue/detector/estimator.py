@@ -368,8 +368,8 @@ class D2UE(OutlierMixin, BaseEstimator):
             name: value.item() if isinstance(value, np.generic) else value  # from a numpy grid
             for name, value in self.get_params(deep=False).items()
         }
-        names = ("backbone", "n_learners", "similarity", "repulsion_weight", "epochs", "image_size")
-        names += ("layer", "batch_size", "learning_rate")
+        names = ["backbone", "n_learners", "similarity", "repulsion_weight", "epochs", "image_size"]
+        names += ["layer", "batch_size", "learning_rate"]
         seed = state.item() if isinstance(state, np.integer) else state
         return TrainConfig(seed=seed, **{name: plain[name] for name in names})
 

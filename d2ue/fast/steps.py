@@ -73,7 +73,7 @@ def half_products(name: str, device: torch.device) -> contextlib.AbstractContext
 @contextlib.contextmanager
 def _factors(format: str) -> Iterator[None]:
     """Round the factors of CUDA's products: "tf32", or "ieee" for not at all."""
-    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = [place.fp32_precision for place in places]
     try:
         for place in places:

@@ -78,8 +78,8 @@ def among_lowest_by_run(
         table = among_lowest(record.labels, {m: record.scores[m] for m in methods}, share)
         own = table.rename_axis(index="selected", columns="judged").stack().rename("AUC")
         repulsion = f"λ = {c.repulsion_weight:g}" if c.repels else "none"
-        keys = {"seed": c.seed, "repulsion": repulsion, "backbone": BACKBONE_TITLES[c.backbone]}
-        keys["dataset"] = record.data.name
+        keys: dict[str, int | str] = {"seed": c.seed, "repulsion": repulsion}
+        keys |= {"backbone": BACKBONE_TITLES[c.backbone], "dataset": record.data.name}
         part = own.reset_index()
         for name, value in keys.items():
             part.insert(0, name, value)

@@ -137,7 +137,7 @@ class Claim:
     kind: Kind = "greater"
     margin: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind not in ("greater", "equal"):
             raise InputError(f"A claim is of kind 'greater' or 'equal', not {self.kind!r}.")
         if self.kind == "greater" and self.margin is not None:

@@ -451,7 +451,7 @@ def _path(store: Store, name: str) -> Path:
 def _dump(record: Record) -> bytes:
     tensors = {f"scores.{key}": torch.from_numpy(value) for key, value in record.scores.items()}
     tensors["labels"] = torch.from_numpy(record.labels.astype(np.int8))
-    about = {
+    about: dict[str, object] = {
         "config": record.config.as_dict(),
         "data": record.data.__dict__,
         "similarity": record.similarity,

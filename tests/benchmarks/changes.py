@@ -99,15 +99,13 @@ UNDONE: dict[str, Undo] = {
     "seniors' features computed once": _seniors_every_step,
     "fused Adam": _plain_adam,
     LINEAR: lambda: mock.patch.object(
-        backbones, "_linear", lambda x, weight, bias: (weight @ x.mT).mT + bias.unsqueeze(1)
+        backbones._Linear, "forward", lambda m, x: (m.weight @ x.mT).mT + m.bias.unsqueeze(1)
     ),
     "products by oneDNN where it is the faster": lambda: mock.patch.object(
         cpu, "_product", torch.nn.functional.linear
     ),
-    "images too in channels-last": lambda: mock.patch.object(
-        backbones, "_channels_last", _any_layout
-    ),
-    NARROW: lambda: mock.patch.object(backbones, "_is_narrow", lambda x, weight: False),
+    "images too in channels-last": lambda: mock.patch.object(cpu, "channels_last", _any_layout),
+    NARROW: lambda: mock.patch.object(cpu, "is_narrow", lambda x, weight: False),
 }
 AS_IT_IS = "as it is"
 
