@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from d2ue import plotting
 from d2ue.config import TrainConfig
-from d2ue.experiments import cleaned
+from d2ue.experiments import cleaned, layouts
 from d2ue.experiments import rows as tables
 from d2ue.statistics.clusters import Clusters
 from d2ue.store.results import DataKey, Record, record_name
@@ -70,7 +70,7 @@ def test_the_cleaned_cells_hold_the_kept_images_alone(cells):
         np.testing.assert_array_equal(other.clusters, TEST[~LEAKED])
         np.testing.assert_array_equal(other.scores("dual"), one.scores("dual")[:, ~LEAKED])
     assert len(cells["table2"][0].labels) == len(TEST)  # what was given stays as it is
-    (sentence,) = tables.about(found)
+    (sentence,) = layouts.about(found)
     assert "clusters respected (31 clusters of 46 images)" in sentence
     assert "Not the paper's numbers" in sentence
 

@@ -18,20 +18,14 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from d2ue.statistics.significance import (
-    COLUMNS,
-    Claim,
     Estimate,
     auc_difference,
-    describe,
-    equivalence,
-    holm,
-    judge,
     log_ratio,
     mean_auc,
     placements,
     ratio_of_ratios,
-    verdict,
 )
+from d2ue.statistics.verdicts import COLUMNS, Claim, equivalence, holm, judge, verdict
 
 # Abnormal 3, 1 and normal 2, 0: 3 beats both, 1 beats one of two; the normal 2 is beaten by one of
 # two, 0 by both. V10 = 1, 1/2 and V01 = 1/2, 1.
@@ -80,14 +74,14 @@ def delong_covariance(labels, one, other) -> float:
     return total
 
 
-def an_estimate(value=0.1, se=0.03, per_seed=None, *, n_seeds=5, df=math.inf, level=0.95):
-    """An estimate of that value, its seeds alike unless given."""
-    per_seed = tuple(per_seed or [value] * n_seeds)
-    half = se * stats.t.ppf((1 + level) / 2, df)
+def an_estimate(value=0.1, se=0.03, per_seed=None, df=math.inf):
+    """An estimate of that value, five seeds alike unless given."""
+    per_seed = tuple(per_seed or [value] * 5)
+    half = se * stats.t.ppf(0.975, df)
     p = 2 * stats.t.sf(abs(value) / se, df)
     return Estimate(
         value, value - half, value + half, se, p, len(per_seed), 100, len(per_seed) >= 5, per_seed,
-        df, 0.0, level,
+        df, 0.0,
     )  # fmt: skip
 
 
@@ -137,10 +131,6 @@ def test_mean_auc_by_hand():
     assert one.p == pytest.approx(1 - math.sqrt(0.5) / math.sqrt(2.5))
     assert (one.low, one.high) == (0, 1)  # 0.75 ± 4.30 · 0.354, clipped
     assert (one.n_seeds, one.n_images, one.seeds_vary, one.null) == (1, 4, False, 0.5)
-    narrow = mean_auc(LABELS, SCORES[None], level=0.1)
-    # Its 55 % quantile: t = 2 u √2 / √(1 - 4 u²) with u = 0.05.
-    half = 0.1 * math.sqrt(2) / math.sqrt(1 - 0.01) * math.sqrt(1 / 8)
-    assert narrow.low == pytest.approx(0.75 - half) and narrow.high == pytest.approx(0.75 + half)
 
 
 def test_the_published_example():
@@ -189,12 +179,6 @@ def test_variance_against_covariances_of_pairs(seeds):
     )
 
 
-def test_a_seed_given_twice_adds_no_images():
-    labels, scores = simulated(np.random.default_rng(0), 1, 30)
-    one, three = mean_auc(labels, scores), mean_auc(labels, np.repeat(scores, 3, axis=0))
-    assert three.se == pytest.approx(one.se) and three.n_seeds == 3
-
-
 def test_standard_errors_are_the_bootstraps():
     """Images resampled by class, the same ones for every seed and both methods."""
     rng = np.random.default_rng(5)
@@ -214,36 +198,27 @@ def test_standard_errors_are_the_bootstraps():
     assert auc_difference(labels, a, b).se == pytest.approx(np.std(drawn_difference), rel=0.1)
 
 
-def test_coverage_of_the_mean_auc():
-    """95 % intervals of five seeds, both sources of variance at work."""
+@pytest.mark.parametrize(("seeds", "drift"), [(5, 0.3), (3, 0)])
+def test_coverage_of_the_mean_auc(seeds, drift):
+    """95 % intervals: both sources of variance at work, and three seeds that do not drift."""
     held = 0
-    for seed in range(400):
-        estimate = mean_auc(*simulated(np.random.default_rng(seed), 5, 50))
-        held += estimate.low <= true_auc() <= estimate.high
-    assert 0.91 <= held / 400 <= 0.985
-
-
-def test_coverage_of_images_only():
-    """Three seeds that do not drift."""
-    held = 0
-    for seed in range(400):
-        drawn = simulated(np.random.default_rng(seed), 3, 50, drift=0)
-        estimate = mean_auc(*drawn)
-        held += estimate.low <= true_auc(drift=0) <= estimate.high
-    assert 0.91 <= held / 400 <= 0.985
+    for seed in range(300):
+        estimate = mean_auc(*simulated(np.random.default_rng(seed), seeds, 50, drift=drift))
+        held += estimate.low <= true_auc(drift) <= estimate.high
+    assert 0.91 <= held / 300 <= 0.985
 
 
 @pytest.mark.parametrize(("seeds", "drift"), [(1, 0), (3, 0), (5, 0.3)])
 def test_false_positives_of_differences(seeds, drift):
     """Two methods alike, on the same images, each with its own noise and drift."""
     false = 0
-    for seed in range(400):
+    for seed in range(300):
         rng = np.random.default_rng(seed)
         level = rng.normal(size=100)
         labels, a = simulated(rng, seeds, 50, drift=drift, image=0)
         _, b = simulated(rng, seeds, 50, drift=drift, image=0)
         false += auc_difference(labels, a + level, b + level).p < 0.05
-    assert 0.01 <= false / 400 <= 0.09
+    assert 0.01 <= false / 300 <= 0.09
 
 
 # Differences
@@ -258,7 +233,6 @@ def test_a_difference_by_hand():
     assert estimate.p == pytest.approx(1 - math.sqrt(0.5) / math.sqrt(2.5))  # t = 0.25 √8
     reversed_ = auc_difference(LABELS, a, -a)
     assert reversed_.value == 1 and reversed_.se == 0  # every pair turned round
-    assert auc_difference(LABELS, a, SCORES[None], level=0.99).high == 1  # clipped
 
 
 @given(st.integers(0, 10_000), st.sampled_from([1, 3, 5]))
@@ -382,15 +356,13 @@ def test_standard_errors_of_ratios_are_the_bootstraps():
 def test_coverage_of_ratios():
     """Lognormal values: the true log ratio is the mean seed effect, 0.1."""
     held = 0
-    for seed in range(400):
+    for seed in range(300):
         rng = np.random.default_rng(seed)
-        base = rng.gamma(4, size=80)
-        effect = rng.normal(0.1, 0.05, (5, 1))
+        base, effect = rng.gamma(4, size=80), rng.normal(0.1, 0.05, (5, 1))
         a = base * np.exp(effect + 0.2 * rng.normal(size=(5, 80)))
-        b = base * np.exp(0.2 * rng.normal(size=(5, 80)))
-        estimate = log_ratio(a, b)
+        estimate = log_ratio(a, base * np.exp(0.2 * rng.normal(size=(5, 80))))
         held += estimate.low <= 0.1 <= estimate.high
-    assert 0.91 <= held / 400 <= 0.985
+    assert 0.91 <= held / 300 <= 0.985
 
 
 @given(st.floats(0.01, 100), st.floats(0.01, 100), st.integers(0, 1000))
@@ -456,12 +428,18 @@ def test_verdicts(per_seed, p, expected):
     assert verdict(an_estimate(np.mean(per_seed), per_seed=per_seed), p) == expected
 
 
-def test_verdicts_are_of_the_null_and_at_alpha():
-    """An AUC of 0.4 is positive and yet worse than chance."""
+def test_verdicts_are_of_the_null():
+    """An AUC of 0.4 is positive and yet worse than chance; one of 0.52 is within 0.1 of it."""
     area = dataclasses.replace(an_estimate(0.4), null=0.5)
     assert verdict(area, 0.01) == "does not hold"
-    assert verdict(an_estimate(), 0.07) == "cannot tell"
-    assert verdict(an_estimate(), 0.07, alpha=0.1) == "holds"
+    for value, expected in ((0.52, "holds"), (0.05, "does not hold")):
+        area = dataclasses.replace(an_estimate(value, 0.02), null=0.5)
+        assert keeps(area) == expected
+
+
+def keeps(estimate):
+    """The verdict on keeping within 0.1."""
+    return judge([Claim("keeps", estimate, 0.1)]).verdict.item()
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -480,56 +458,37 @@ def test_verdicts_are_of_the_null_and_at_alpha():
 )
 def test_equivalence(value, expected, sign):
     estimate = an_estimate(sign * value, 0.02)
-    test = equivalence(estimate, 0.1)
-    assert test.verdict == expected
+    assert keeps(estimate) == expected
+    within, outside = equivalence(estimate, 0.1)
     upper = stats.norm.sf((0.1 - estimate.value) / 0.02)
     lower = stats.norm.sf((estimate.value + 0.1) / 0.02)
-    assert test.p == pytest.approx(max(upper, lower), abs=1e-12)
+    assert within == pytest.approx(max(upper, lower), abs=1e-12)
     beyond = estimate.low > 0.1 or estimate.high < -0.1
-    assert (test.p_outside < 0.05) == beyond == (expected == "does not hold")
+    assert (outside < 0.05) == beyond == (expected == "does not hold")
 
 
 def test_equivalence_takes_every_seed_below_five():
     stray = [0.0, 0.0, 0.0, 0.12]
-    assert equivalence(an_estimate(0.03, 0.01, stray), 0.1).verdict == "cannot tell"
-    assert equivalence(an_estimate(0.024, 0.01, [*stray, 0.0]), 0.1).verdict == "holds"
-    assert equivalence(an_estimate(0.03, 0.01, [0.0, 0.0, 0.09]), 0.1).verdict == "holds"
-    assert equivalence(an_estimate(0.2, 0.01, [0.3, 0.2, 0.11]), 0.1).verdict == "does not hold"
+    assert keeps(an_estimate(0.03, 0.01, stray)) == "cannot tell"
+    assert keeps(an_estimate(0.024, 0.01, [*stray, 0.0])) == "holds"
+    assert keeps(an_estimate(0.03, 0.01, [0.0, 0.0, 0.09])) == "holds"
+    assert keeps(an_estimate(0.2, 0.01, [0.3, 0.2, 0.11])) == "does not hold"
     for low in (0.09, -0.3):  # one seed within, or beyond the other end
-        outside = an_estimate(0.2, 0.01, [0.3, 0.3, low])
-        assert equivalence(outside, 0.1).verdict == "cannot tell"
+        assert keeps(an_estimate(0.2, 0.01, [0.3, 0.3, low])) == "cannot tell"
 
 
 def test_equivalence_uses_the_degrees_of_freedom():
-    wide, normal = (equivalence(an_estimate(0.06, 0.02, df=df), 0.1).p for df in (3, math.inf))
-    assert wide == pytest.approx(stats.t.sf(2, 3)) and normal == pytest.approx(stats.norm.sf(2))
-
-
-def test_equivalence_is_with_the_null():
-    """An AUC of 0.52 is within 0.1 of chance, one of 0.05 is not."""
-    for value, expected in ((0.52, "holds"), (0.05, "does not hold")):
-        area = dataclasses.replace(an_estimate(value, 0.02), null=0.5)
-        assert equivalence(area, 0.1).verdict == expected
-        assert judge([Claim("is chance", area, "equal", 0.1)]).verdict.tolist() == [expected]
+    wide, _ = equivalence(an_estimate(0.06, 0.02, df=3), 0.1)
+    assert wide == pytest.approx(stats.t.sf(2, 3))
 
 
 def test_equivalence_of_what_does_not_vary():
     def of(value: float) -> tuple:
         point = Estimate(value, value, value, 0.0, 0.0, 5, 10, True, (value,) * 5)
-        test = equivalence(point, 0.1)
-        return test.p, test.p_outside, test.verdict
+        return *equivalence(point, 0.1), keeps(point)
 
     assert of(0.0) == of(0.1) == of(-0.1) == (0, 1, "holds")
     assert of(0.11) == of(-0.11) == (1, 0, "does not hold")
-
-
-def test_verdicts_in_words():
-    assert describe("holds", 3, "images only") == "holds (3 seeds, images only)"
-    assert describe("does not hold", 5, "images and seeds") == (
-        "does not hold (5 seeds, images and seeds)"
-    )
-    assert describe("cannot tell", 3, "images only") == "cannot tell with 3 seeds"
-    assert describe("cannot tell", 1, "images only") == "cannot tell with 1 seed"
 
 
 def test_a_family_is_judged_together():
@@ -539,7 +498,7 @@ def test_a_family_is_judged_together():
     alone = judge([Claim("weak", weak)])
     assert alone.verdict.tolist() == ["holds"]
     frame = judge([Claim("weak", weak), Claim("clear", clear), Claim("also weak", weak)])
-    assert tuple(frame.columns) == COLUMNS
+    assert list(frame.columns) == COLUMNS
     assert frame.claim.tolist() == ["weak", "clear", "also weak"]
     assert frame.verdict.tolist() == ["cannot tell", "holds", "cannot tell"]
     assert frame.p_holm[0] == pytest.approx(2 * weak.p) and frame.p[0] == weak.p
@@ -547,8 +506,7 @@ def test_a_family_is_judged_together():
     assert (row.difference, row.low, row.high) == (clear.value, clear.low, clear.high)
     assert (row.n_seeds, row.sources) == (5, "images and seeds")
     assert row.per_seed == "+0.2000 +0.2000 +0.2000 +0.2000 +0.2000"
-    loose = judge([Claim("weak", weak), Claim("also weak", weak)], alpha=0.1)
-    assert loose.verdict.tolist() == ["holds", "holds"]
+    assert len(judge([])) == 0 and list(judge([]).columns) == COLUMNS
 
 
 def test_claims_of_keeping_are_judged_both_ways():
@@ -558,22 +516,17 @@ def test_claims_of_keeping_are_judged_both_ways():
         (inside, 0.02275, "holds"),
         (outside, 2 * 0.010724, "does not hold"),
     ):
-        claim = Claim("keeps", estimate, "equal", 0.1)
+        claim = Claim("keeps", estimate, 0.1)
         frame = judge([claim])
         assert frame.p[0] == pytest.approx(p, abs=1e-5) and frame.verdict[0] == alone
         # Holm within the family takes either verdict back.
         assert judge([claim] * 3).verdict.tolist() == ["cannot tell"] * 3
     # Not significantly different from 0 is no equivalence, and different from 0 no difference.
     noisy = an_estimate(0.0, 0.2)
-    assert judge([Claim("keeps", noisy, "equal", 0.1)]).verdict[0] == "cannot tell"
+    assert judge([Claim("keeps", noisy, 0.1)]).verdict[0] == "cannot tell"
     small = an_estimate(0.05, 0.001)
-    frame = judge([Claim("keeps", small, "equal", 0.1), Claim("raises", small)])
+    frame = judge([Claim("keeps", small, 0.1), Claim("raises", small)])
     assert frame.verdict.tolist() == ["holds", "holds"]
-
-
-def test_a_family_of_none():
-    frame = judge([])
-    assert tuple(frame.columns) == COLUMNS and len(frame) == 0
 
 
 def test_the_chain_from_scores_to_verdicts():
@@ -594,13 +547,13 @@ def test_a_tie_has_no_side():
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], [10, 9])
     ties = 0
-    for _ in range(2000):
+    for _ in range(500):
         a, b = rng.permutation(19), rng.permutation(19)
         wins = [(x[10:, None] > x[None, :10]).sum() for x in (a, b)]
         found = auc_difference(labels, a[None], b[None])
         assert np.sign(found.per_seed[0]) == np.sign(wins[0] - wins[1])
         ties += wins[0] == wins[1]
-    assert ties > 5
+    assert ties > 2
 
 
 # What cannot be estimated
@@ -610,15 +563,11 @@ def test_a_tie_has_no_side():
     ("labels", "scores", "word"),
     [
         ([0, 0, 0, 0], [[1, 2, 3, 4]], "0 abnormal"),
-        ([1, 1, 1, 1], [[1, 2, 3, 4]], "0 normal"),
         ([0, 0, 0, 1], [[1, 2, 3, 4]], "at least 2"),
-        ([0, 1, 1, 1], [[1, 2, 3, 4]], "at least 2"),
         ([0, 0, 1, 2], [[1, 2, 3, 4]], "Labels"),
         ([0, 0, 1, 1], [[1, 2, float("nan"), 4]], "finite"),
-        ([0, 0, 1, 1], [[1, 2, float("inf"), 4]], "finite"),
         ([0, 0, 1, 1], [[1, 2, 3]], "(4,)"),
         ([0, 0, 1, 1], [1, 2, 3, 4], "(4,)"),
-        ([[0, 0, 1, 1]], [[1, 2, 3, 4]], "(1, 4)"),
         ([0, 0, 1, 1], np.empty((0, 4)), "seed"),
     ],
 )
@@ -626,30 +575,9 @@ def test_scores_that_cannot_be_evaluated(refused, labels, scores, word):
     labels, scores = np.array(labels), np.array(scores, dtype=float)
     with refused(word):
         mean_auc(labels, scores)
-    with refused(word):
-        auc_difference(labels, scores, scores)
-
-
-def test_either_method_is_checked(refused):
-    labels, bad = LABELS, np.array([[1, 2, np.nan, 4]])
-    for a, b in ((SCORES[None], bad), (bad, SCORES[None])):
-        with refused("finite"):
+    for a, b in ((SCORES[None], scores), (scores, SCORES[None])):
+        with refused(word):
             auc_difference(labels, a, b)
-
-
-@pytest.mark.parametrize(
-    ("labels", "scores", "word"),
-    [
-        ([0, 0], [1, 2], "0 abnormal"),
-        ([], [], "at least 1"),
-        ([0, 1], [1, float("nan")], "finite"),
-        ([0, 1], [1, 2, 3], "(2,)"),
-        ([0, 1], [[1, 2]], "(1, 2)"),
-    ],
-)
-def test_placements_that_cannot_be_had(refused, labels, scores, word):
-    with refused(word):
-        placements(np.array(labels), np.array(scores, dtype=float))
 
 
 def test_what_does_not_pair_up(refused):
@@ -665,57 +593,26 @@ def test_what_does_not_pair_up(refused):
 
 def test_ratios_that_cannot_be_had(refused):
     good = np.ones((2, 3))
-    for bad, word in (
-        (np.array([[1, 2, 0.0], [1, 2, 3]]), "above 0"),
-        (np.array([[1, 2, -1.0], [1, 2, 3]]), "above 0"),
-        (np.array([[1, 2, np.nan], [1, 2, 3]]), "finite"),
-    ):
+    for value, word in ((0.0, "above 0"), (np.nan, "finite")):
+        bad = np.array([[1, 2, value], [1, 2, 3]])
         for a, b in ((good, bad), (bad, good)):
             with refused(word):
                 log_ratio(a, b)
-            with refused(word):
-                ratio_of_ratios(good, a, good, b)
+    with refused("above 0"):
+        ratio_of_ratios(good, good, good, -good)
     with refused("two images"):
         log_ratio(good[:, :1], good[:, :1])
     with refused("seed"):
         log_ratio(good[:0], good[:0])
 
 
-@pytest.mark.parametrize("level", [0, 1, 95, float("nan")])
-def test_levels_without_meaning(refused, level):
-    for estimate in (
-        lambda: mean_auc(LABELS, SCORES[None], level),
-        lambda: auc_difference(LABELS, SCORES[None], -SCORES[None], level),
-        lambda: log_ratio(np.ones((1, 2)), np.ones((1, 2)), level),
-    ):
-        with refused("level"):
-            estimate()
-
-
 def test_claims_without_meaning(refused):
-    one = an_estimate()
-    for margin in (None, 0, -0.1, math.inf, math.nan):
+    for margin in (0, -0.1, math.nan):
         with refused("margin"):
-            Claim("keeps", one, "equal", margin)
-        with refused("margin"):
-            equivalence(one, margin)
-    with refused("margin"):
-        Claim("raises", one, "greater", 0.1)
-    with refused("less"):
-        Claim("lowers", one, "less")
-    for p in ([0.5, -0.1], [1.1], [float("nan")], [[0.5]]):
+            Claim("keeps", an_estimate(), margin)
+    for p in ([0.5, -0.1], [float("nan")], [[0.5]]):
         with refused("p-values"):
             holm(p)
-    for alpha in (0, 1, 5, float("nan")):
-        for call in (
-            lambda alpha=alpha: verdict(one, 0.01, alpha),
-            lambda alpha=alpha: equivalence(one, 0.1, alpha),
-            lambda alpha=alpha: judge([Claim("raises", one)], alpha),
-        ):
-            with refused("alpha"):
-                call()
-    with refused("alpha"):
-        verdict(one, 1.5)
 
 
 def test_scipy_waits_until_it_is_needed():
@@ -776,40 +673,12 @@ def test_clusters_by_hand():
     assert one.df == pytest.approx((4 / 81 + 1 / 36) ** 2 / ((4 / 81) ** 2 + (1 / 36) ** 2))
     assert (one.n_images, one.n_clusters) == (5, 4)
     assert one.independence == "clusters respected (4 clusters of 5 images)"
+    assert mean_auc(labels, scores).n_clusters is None
     assert mean_auc(labels, scores).independence == "images as independent"
     # The abnormal 1 and the normal 2 are one cluster: -1/9 and -1/12 meet, k = 3 of them.
     mixed = mean_auc(labels, scores, clusters=np.array([7, 4, 7, 4, 2]))
     assert mixed.se**2 == pytest.approx(4 / 81 + 1 / 36 + 3 / 2 * 2 * (1 / 9) * (1 / 12))
     assert mixed.df <= 2
-
-
-@pytest.mark.parametrize("seeds", [1, 3, 5])
-def test_clusters_of_one_image_change_nothing(seeds):
-    rng = np.random.default_rng(seeds)
-    labels, a = simulated(rng, seeds, 20)
-    _, b = simulated(rng, seeds, 20)
-    own = rng.permutation(40)
-    positive_a, positive_b = np.exp(a), np.exp(b)
-    ill, well = labels == 1, labels == 0
-    pairs = [
-        (mean_auc(labels, a), mean_auc(labels, a, clusters=own)),
-        (auc_difference(labels, a, b), auc_difference(labels, a, b, clusters=own)),
-        (log_ratio(positive_a, positive_b), log_ratio(positive_a, positive_b, clusters=own)),
-        (
-            ratio_of_ratios(a[:, ill] ** 2, a[:, well] ** 2, b[:, ill] ** 2, b[:, well] ** 2),
-            ratio_of_ratios(
-                a[:, ill] ** 2,
-                a[:, well] ** 2,
-                b[:, ill] ** 2,
-                b[:, well] ** 2,
-                clusters=(own[ill], own[well]),
-            ),
-        ),
-    ]
-    for plain, clustered in pairs:
-        for field in ("value", "low", "high", "se", "p", "df", "n_images", "per_seed"):
-            assert getattr(clustered, field) == pytest.approx(getattr(plain, field)), field
-        assert (plain.n_clusters, clustered.n_clusters) == (None, 40)
 
 
 @given(st.integers(0, 10_000))
@@ -845,7 +714,7 @@ def test_standard_errors_with_clusters_are_the_cluster_bootstraps():
     b = a + rng.normal(size=160)[clusters] + 0.5 * rng.normal(size=a.shape)
     ill, well = labels == 1, labels == 0
     drawn = []
-    for _ in range(500):
+    for _ in range(300):
         which = resampled(rng, clusters)
         areas = [np.mean([roc_auc_score(labels[which], s[which]) for s in x]) for x in (a, b)]
         means = {}
@@ -863,7 +732,7 @@ def test_standard_errors_with_clusters_are_the_cluster_bootstraps():
             x[:, ill], x[:, well], y[:, ill], y[:, well], clusters=(clusters[ill], clusters[well])
         ),
     ]
-    assert [estimate.se for estimate in found] == pytest.approx(list(spread), rel=0.12)
+    assert [estimate.se for estimate in found] == pytest.approx(list(spread), rel=0.15)
     assert mean_auc(labels, a).se < 0.85 * found[0].se  # duplicates are no evidence
 
 
@@ -901,20 +770,11 @@ def test_coverage_with_near_duplicates():
     assert ignored < held - 15
 
 
-def test_verdicts_say_what_was_independent():
-    labels, scores, clusters = with_duplicates(np.random.default_rng(0), 60)
-    frame = judge([Claim("x", auc_difference(labels, scores, -scores, clusters=clusters))])
-    assert frame["independence"].tolist() == [
-        f"clusters respected (60 clusters of {len(labels)} images)"
-    ]
-
-
 @pytest.mark.parametrize(
     ("clusters", "words"),
     [
         (np.zeros(5, int), ("one integer an image", "4 images")),
         (np.arange(4.0), ("float64",)),
-        (np.array([[0, 1, 2, 3]]), ("(1, 4)",)),
         (np.array([5, 5, 1, 2]), ("in one cluster", "at least two")),
     ],
 )
@@ -936,7 +796,7 @@ def test_twins_that_cancel_out_tell_nothing():
         assert 0.5 < one.value < 1
         assert (one.low, one.high, one.p) == (0, 1, 1)
         assert verdict(one, one.p) == "cannot tell"
-        assert equivalence(one, 0.5).verdict == "cannot tell"
+        assert keeps(dataclasses.replace(one, value=0.5)) == "cannot tell"
         difference = auc_difference(labels, scores, -scores, clusters=clusters)
         assert (difference.p, difference.low, difference.high) == (1, -1, 1)
         assert judge([Claim("above", difference)]).verdict.tolist() == ["cannot tell"]
@@ -961,7 +821,7 @@ def test_degrees_of_freedom_of_mixed_clusters_are_near_their_number():
 KINDS = {"mixed": (1, 0, 0), "of one class": (0, 1, 1), "all kinds": (1, 1, 1)}
 
 
-def covered(kind: str, k: int, draws: int = 2000) -> float:
+def covered(kind: str, k: int, draws: int = 1000) -> float:
     """How often a 95 % interval holds the true AUC; k clusters of 1 to 4 images of each kind.
 
     A score is its cluster's level, noise of its own and 1 for an abnormal image; the truth is what

@@ -31,9 +31,10 @@ import pandas as pd
 from d2ue import plotting
 from d2ue.errors import InputError
 from d2ue.experiments.claims import verdicts
+from d2ue.experiments.layouts import long_table, markdown
 from d2ue.experiments.quick import save_results
-from d2ue.experiments.rows import Cell, long_table, markdown
-from d2ue.statistics.clusters import Clusters, strata
+from d2ue.experiments.rows import Cell
+from d2ue.statistics.clusters import Clusters
 from d2ue.store.files import write_text
 from d2ue.store.results import Record
 
@@ -270,14 +271,16 @@ def _check(cells: Sequence[Cell], clusters: Clusters) -> None:
 
 def _draws(clusters: Clusters, resamples: int, seed: int) -> np.ndarray:
     """How often each test image is drawn: float64 [resamples, n], whole clusters at a time."""
-    members, kinds = strata(clusters.labels, clusters.test)
-    rng = np.random.default_rng(seed)
-    counts = np.zeros((resamples, len(members)))
-    for which in kinds:
-        counts[:, which] = rng.multinomial(
-            len(which), np.full(len(which), 1 / len(which)), resamples
-        )
     _, cluster = np.unique(clusters.test, return_inverse=True)
+    abnormal = np.bincount(cluster, clusters.labels) / np.bincount(cluster)
+    rng = np.random.default_rng(seed)
+    counts = np.zeros((resamples, len(abnormal)))
+    # Clusters of either class and of both apart, so that every resample holds both classes.
+    for kind in (abnormal == 0, abnormal == 1, (abnormal > 0) & (abnormal < 1)):
+        which = np.flatnonzero(kind)
+        if len(which):
+            even = np.full(len(which), 1 / len(which))
+            counts[:, which] = rng.multinomial(len(which), even, resamples)
     return counts[:, cluster]
 
 

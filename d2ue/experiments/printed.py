@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from d2ue.experiments.layouts import ticks
 from d2ue.experiments.paper import TABLE3
-from d2ue.experiments.rows import ticks
 
 #: The four parts of the method that Table 2 switches on, and which of its rows have which.
 PARTS = ("Ens", "Unc", "RAR", "DSU")

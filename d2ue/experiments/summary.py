@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from d2ue.errors import InputError
-from d2ue.experiments.rows import markdown
+from d2ue.experiments.layouts import markdown
 
 #: The files of verdicts that the notebooks of tables 1 to 3 leave, and what their values are.
 VERDICTS = {

@@ -86,34 +86,6 @@ def read_clusters(file: str | os.PathLike[str]) -> Clusters:
     return Clusters(names[:n_train], names[n_train:], labels[n_train:].astype(np.int8))
 
 
-def strata(
-    labels: np.ndarray, clusters: np.ndarray | None
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """What a bootstrap draws from: clusters of normal images, of abnormal ones, and of both apart.
-
-    So every resample holds both classes.
-
-    Args:
-        labels: shape (n,), 0 or 1.
-        clusters: integers, shape (n,); None = every image by itself.
-
-    Returns:
-        The positions of each cluster's images (nothing without clusters), and the positions of the
-        clusters (without clusters: of the images) in each stratum that is not empty.
-
-    Raises:
-        InputError: if clusters are not n integers.
-    """
-    if clusters is None:
-        return [], [np.flatnonzero(labels == label) for label in (0, 1)]
-    _, which = np.unique(check_clusters(clusters, len(labels)), return_inverse=True)
-    order = np.argsort(which, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(which))[:-1])
-    share = np.bincount(which, labels) / np.bincount(which)
-    kinds = share == 0, share == 1, (share > 0) & (share < 1)
-    return members, [np.flatnonzero(kind) for kind in kinds if kind.any()]
-
-
 def check_clusters(clusters: np.ndarray, n: int) -> np.ndarray:
     """Clusters of n images as an integer array.
 
