@@ -32,10 +32,7 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
     """Average precision of the abnormal class: mean precision over recall, without interpolation.
 
-    Args and Raises as for `auc`.
-
-    Returns:
-        0 to 1; chance is the share of abnormal images, on which the value depends.
+    Args and Raises as for `auc`. 0 to 1; chance is the share of abnormal images.
     """
     from sklearn.metrics import average_precision_score
 
@@ -82,12 +79,6 @@ def auc_among_lowest(
         scores: shape (n,), higher = more abnormal; what is judged.
         by: shape (n,), higher = more abnormal; what is selected by.
         share: of the abnormal images, rounded up.
-
-    Returns:
-        0 to 1; 0.5 is chance.
-
-    Raises:
-        InputError: as for `auc`, or if the share is out of range.
     """
     kept = lowest(labels, by, share)
     return auc(np.asarray(labels)[kept], np.asarray(scores)[kept])

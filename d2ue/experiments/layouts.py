@@ -86,14 +86,8 @@ def layout(frame: pd.DataFrame, metrics: Sequence[str] = ("AUC",)) -> pd.DataFra
     best in *italics*. Several data sets have an average at the end: of the sets that are there,
     beside the paper's average of the same sets; only for rows run on all of them. Controls say in
     the brackets after n whether they are deterministic, and how far their AUC is from 50 where no
-    direction of theirs was known beforehand.
-
-    Args:
-        frame: from `long_table`.
-        metrics: "AUC", "AP" or both.
-
-    Returns:
-        Texts, indexed by (group, row), columns by data set title and metric.
+    direction of theirs was known beforehand. Indexed by (group, row), columns by data set title
+    and metric ("AUC", "AP").
     """
     columns: dict[str, pd.Series] = {}
     frame = frame.assign(line=list(zip(frame["group"], frame["row"], strict=True)))
@@ -177,14 +171,9 @@ def _seed_values(text: str) -> dict[str, float]:
 
 
 def seed_gains(frame: pd.DataFrame, over: str) -> pd.Series:
-    """What each row's AUC is above that of another row of its group, seed by seed.
+    """AUC points of each row of a `long_table` above another row of its group, seed by seed.
 
-    Args:
-        frame: from `long_table`, of one data set; rows that were not run are left out.
-        over: the other row.
-
-    Returns:
-        AUC points, indexed by group, row and seed, for the seeds that both rows have.
+    Indexed by group, row and seed, for the seeds that both rows have; the table is of one data set.
     """
     run = frame[frame["n_seeds"] > 0].set_index(["group", "row"])["AUC_by_seed"].map(_seed_values)
     gains = {
@@ -200,11 +189,7 @@ def seed_gains(frame: pd.DataFrame, over: str) -> pd.Series:
 def differences(frame: pd.DataFrame) -> list[str]:
     """Where our AUC and the paper's are further apart than our interval, a sentence each.
 
-    Args:
-        frame: from `long_table`.
-
-    Returns:
-        At least one sentence: where none is apart, or none can be, that one says so.
+    Where none is apart, or none can be, one sentence says so.
     """
     compared = frame.dropna(subset=["AUC_difference"])
     if compared.empty:
@@ -260,11 +245,7 @@ def _range(counts: Sequence[int]) -> str:
 
 
 def show_verdicts(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts as a reader wants them: rounded texts, the columns that matter, no empty ones.
-
-    Args:
-        verdicts: as `d2ue.experiments.claims` gives them.
-    """
+    """Verdicts of `d2ue.experiments.claims`, rounded, in the columns that matter to a reader."""
     column = "factor" if "factor" in verdicts else "difference"
     if column not in verdicts or verdicts.empty:
         return verdicts

@@ -287,7 +287,7 @@ def collect(
     """The cells of a table out of records; what was not run is an empty cell.
 
     Args:
-        table: its rows.
+        table: its name, or its rows.
         records: by name, as `d2ue.store.results.read_records` gives them.
         data: the data sets, in the order of the columns.
         seeds: the seeds asked for.

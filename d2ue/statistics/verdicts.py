@@ -54,12 +54,6 @@ def holm(p: Sequence[float]) -> list[float]:
     Holm 1979: the k-th smallest of m is multiplied by m - k + 1, never below the one before it,
     at most 1.
 
-    Args:
-        p: p-values of one family, 0 to 1.
-
-    Returns:
-        The adjusted values in the order given.
-
     Raises:
         InputError: if a value is no number of 0 to 1.
     """
