@@ -44,9 +44,7 @@ def test_what_has_a_near_duplicate_in_train_is_not_kept(written):
     [
         ("cluster\n", "klass\n", ("lacks", "cluster")),
         ("f.png,test,1,5", "f.png,train,0,5", ("split", "train")),
-        ("f.png,test,1,5", "f.png,validation,1,5", ("split",)),
         ("f.png,test,1,5", "f.png,test,1,5.5", ("cluster", "integers")),
-        ("f.png,test,1,5", "f.png,test,,5", ("label", "integers")),
         ("f.png,test,1,5", "f.png,test,2,5", ("0 or 1",)),
         ("a.png,train,0", "a.png,train,1", ("0 for training",)),
     ],
