@@ -49,7 +49,10 @@ def verdicts(table: str, cells: Sequence[Cell]) -> pd.DataFrame:
         claims, absent = [], []
         for text, better, worse in _pairs(table, lines):
             claim = _auc_claim(text, lines.get(better), lines.get(worse))
-            claims.append(claim) if claim else absent.append(text)
+            if claim:
+                claims.append(claim)
+            else:
+                absent.append(text)
         parts.append(_judged(claims, lambda fraction: 100 * fraction).assign(dataset=name))
         parts.append(_not_run(absent, name))
     return _joined(parts)
@@ -63,8 +66,8 @@ def central_verdicts(cells: Sequence[Cell]) -> pd.DataFrame:
     own mean squared error, disagreement the mean output-space uncertainty (Eq. 5).
 
     Returns:
-        As `verdicts`, with the difference and its interval as a factor ("factor", "low", "high";
-        1 = no change), a family for each data set.
+        As `verdicts`, a family for each data set, the difference and its interval as a factor
+        ("factor", "low", "high"; 1 = no change).
     """
     parts = []
     for name, lines in _by_data_set(cells).items():
@@ -213,18 +216,13 @@ def _against_controls(groups: list[str], rivals: list[str]) -> list[Pair]:
     undirected = {control.title for control in IMAGE_CONTROLS.values() if not control.directed}
     pairs: list[Pair] = []
     for g in groups:
+        others = set(BACKBONE_TITLES.values()) - {g}
         for label in rivals:
-            if label not in undirected and not _of_another(label, g):
-                pairs.append(
-                    (f"{g}: both beat {label}", ("Unc+RAR+DSU", g), (label, CONTROL_GROUP))
-                )
+            of_another = others & set(label.replace(",", "").split())
+            if label not in undirected and not of_another:
+                both = ("Unc+RAR+DSU", g)
+                pairs.append((f"{g}: both beat {label}", both, (label, CONTROL_GROUP)))
     return pairs
-
-
-def _of_another(label: str, group: str) -> bool:
-    """Whether a control is of another backbone than the group's."""
-    words = label.replace(",", "").split()
-    return any(title in words for title in BACKBONE_TITLES.values() if title != group)
 
 
 def _table3(_: list[str]) -> list[Pair]:

@@ -106,9 +106,10 @@ def rows(table: str, base: TrainConfig | None = None, backbones: Sequence[str] =
 
 def _table1(base: TrainConfig) -> list[Row]:
     def row(label: str, group: str, method: str, **changes: Any) -> Row:
-        auc_values, ap_values = paper.TABLE1[label, group]
-        published = [dict(zip(paper.COLUMNS, v, strict=True)) for v in (auc_values, ap_values)]
-        return Row(label, group, base.replace(**changes), method, *published)
+        by_auc, by_ap = (
+            dict(zip(paper.COLUMNS, values, strict=True)) for values in paper.TABLE1[label, group]
+        )
+        return Row(label, group, base.replace(**changes), method, by_auc, by_ap)
 
     return [
         row("AE", "", "ensemble", backbone="ae", n_learners=1),
@@ -147,18 +148,20 @@ def _table2(base: TrainConfig) -> list[Row]:
 
 
 def _controls(base: TrainConfig) -> list[Row]:
-    def row(label: str, method: str, control: str, directed: bool = True, **changes: Any) -> Row:
-        config = base.replace(**changes)
-        return Row(label, CONTROL_GROUP, config, method, control=control, directed=directed)
+    def row(label: str, method: str, control: str, config: TrainConfig) -> Row:
+        return Row(label, CONTROL_GROUP, config, method, control=control)
 
-    table = [row(c.title, name, "images", c.directed) for name, c in IMAGE_CONTROLS.items()]
+    table = [
+        Row(c.title, CONTROL_GROUP, base, name, control="images", directed=c.directed)
+        for name, c in IMAGE_CONTROLS.items()
+    ]
     for backbone, title in BACKBONE_TITLES.items():
-        single = {"backbone": backbone, "n_learners": 1}
-        table.append(row(f"{title}, gradient", "gradient", "gradient", **single))
+        config = base.replace(backbone=backbone, n_learners=1)
+        table.append(row(f"{title}, gradient", "gradient", "gradient", config))
     for backbone, title in BACKBONE_TITLES.items():
         for name, method in (("Ens", "ensemble"), ("Unc", "output"), ("Unc+DSU", "dual")):
-            free = {"backbone": backbone, "repulsion_weight": 0.0}
-            table.append(row(f"untrained {title}, {name}", method, "untrained", **free))
+            config = base.replace(backbone=backbone, repulsion_weight=0.0)
+            table.append(row(f"untrained {title}, {name}", method, "untrained", config))
     return table
 
 
@@ -235,7 +238,6 @@ class Cell:
         row: its row.
         data: the data set's key.
         records: by seed; seeds that were not run are missing. A deterministic row has one.
-        asked: the seeds that were asked for.
         clusters: of near duplicates, an integer for each test image; None = images count as
             independent.
     """
@@ -243,7 +245,6 @@ class Cell:
     row: Row
     data: DataKey
     records: Mapping[int, Record]
-    asked: tuple[int, ...]
     clusters: np.ndarray | None = None
 
     @property
@@ -308,7 +309,7 @@ def collect(
             for seed in seeds[:1] if row.deterministic else seeds:
                 if (name := row.record_name(key, seed)) in records:
                     run[seed] = records[name]
-            cells.append(Cell(row, key, run, tuple(seeds), clusters.get(key.name)))
+            cells.append(Cell(row, key, run, clusters.get(key.name)))
     return cells
 
 

@@ -72,7 +72,8 @@ def among_lowest_by_run(
         repulsion = f"λ = {c.repulsion_weight:g}" if c.repels else "none"
         run = (record.data.name, BACKBONE_TITLES[c.backbone], repulsion, c.seed)
         table = among_lowest(record.labels, {m: record.scores[m] for m in methods}, share)
-        rows += [(*run, *judged, value) for judged, value in table.stack().items()]
+        for selected, line in table.iterrows():
+            rows += [(*run, selected, judged, value) for judged, value in line.items()]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.sort_values(columns[:4], kind="stable").reset_index(drop=True)
 
