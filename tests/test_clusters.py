@@ -241,12 +241,6 @@ def test_twins_that_cancel_out_tell_nothing():
         assert judge([Claim("above", difference)]).verdict.tolist() == ["cannot tell"]
 
 
-def test_perfect_separation_stays_a_point_with_clusters():
-    labels, clusters = np.tile([0, 1], 10), np.arange(10).repeat(2)
-    one = mean_auc(labels, labels[None].astype(float), clusters=clusters)
-    assert (one.value, one.low, one.high, one.se) == (1, 1, 1, 0)
-
-
 def test_degrees_of_freedom_of_mixed_clusters_are_near_their_number():
     """100 twin pairs with noise: df 0.19 when a covariance counted as a variance of its own."""
     rng = np.random.default_rng(1)

@@ -130,54 +130,6 @@ def test_results_into_a_file_are_refused(tmp_path, refused):
         save_results(tmp_path / "taken", {}, {}, {})
 
 
-@pytest.fixture
-def pictures():
-    """Two images with a mask on the second, and random positive maps."""
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (2, 1, 16, 16), dtype=np.uint8)
-    masks = np.zeros(pixels.shape, bool)
-    masks[1, 0, 4:8, 4:8] = True
-    return pixels, masks, {"ensemble": rng.random(pixels.shape), "dual": rng.random(pixels.shape)}
-
-
-def shown(axis):
-    (image,) = axis.images
-    return image
-
-
-def test_score_maps_share_one_colour_scale_a_column(pictures):
-    pixels, masks, maps = pictures
-    figure = plotting.score_maps(pixels, maps, ["normal", "abnormal"], masks)
-    grid = np.array(figure.axes[:6]).reshape(2, 3)
-    for column, values in enumerate(maps.values(), 1):
-        limits = {shown(axis).get_clim() for axis in grid[:, column]}
-        assert limits == {(0.0, np.quantile(values, 0.995))}
-        np.testing.assert_array_equal(shown(grid[1, column]).get_array(), values[1, 0])
-    # Outlines on the abnormal row alone: image and both maps.
-    assert [bool(axis.collections) for axis in grid.flat] == [False] * 3 + [True] * 3
-    assert [axis.get_ylabel() for axis in grid[:, 0]] == ["normal", "abnormal"]
-
-
-def test_images_keep_their_grey_values_and_rows_may_differ_in_length(pictures):
-    pixels, masks, _ = pictures
-    figure = plotting.image_rows({"normal": pixels[:1], "abnormal": pixels}, {"abnormal": masks})
-    first, empty, *second = figure.axes
-    assert shown(first).get_clim() == (0, 255) and not empty.axison
-    np.testing.assert_array_equal(shown(second[1]).get_array(), pixels[1, 0])
-    assert not second[0].collections and second[1].collections
-
-
-def test_reconstructions_show_every_learner_and_the_error_of_their_mean(pictures):
-    pixels, masks, _ = pictures
-    outputs = np.stack([pixels / 127.5 - 1, np.zeros(pixels.shape)])
-    figure = plotting.reconstructions(pixels, outputs, ["a", "b"], masks)
-    grid = np.array(figure.axes[:8]).reshape(2, 4)
-    assert [a.get_title() for a in grid[0]] == ["image", "learner 1", "learner 2", "error of mean"]
-    # One learner is perfect and one draws 0, so their mean is wrong by half the image.
-    expected = np.abs(pixels[1, 0] / 127.5 - 1) / 2
-    np.testing.assert_allclose(shown(grid[1, 3]).get_array(), expected)
-
-
 def test_histograms_count_every_image_once():
     scores = {"dual": np.concatenate([np.linspace(0, 1, 50), np.linspace(1, 9, 30)])}
     labels = np.repeat([0, 1], [50, 30])

@@ -38,14 +38,7 @@ _KEPT = ["AUC", "AUC_std", "AUC_low", "AUC_high", "n_normal", "n_abnormal", "ind
 
 
 def cleaned_cells(cells: Sequence[Cell], clusters: Clusters) -> list[Cell]:
-    """The same cells on the test images without a near duplicate in train.
-
-    Args:
-        cells: of one data set.
-        clusters: of that data set; those of the kept images go along.
-
-    Returns:
-        Cells of a data set called NAME-cleaned: records of the kept images alone.
+    """The same cells on the test images without a near duplicate in train, as set NAME-cleaned.
 
     Raises:
         InputError: if the cells are of several data sets, the clusters are of other images, or a
@@ -124,10 +117,7 @@ def cleaned_verdicts(
 ) -> pd.DataFrame:
     """The claims of a table on both splits, each split a family of its own.
 
-    Args:
-        cells: of one data set; for "controls" those of table2 and of the controls.
-        clusters: near duplicates of that data set.
-        table: as for `d2ue.experiments.verdicts`.
+    For table "controls" the cells are those of table2 and of the controls.
 
     Returns:
         One line a claim that was run: claim, dataset, n_seeds, then difference (percent points),
@@ -206,12 +196,6 @@ def save_cleaned(
         table: from `published_and_cleaned`.
         judged: by table ("table2", "controls"), from `cleaned_verdicts`.
         parameters: plain values that name what it came from: scores, clusters, settings.
-
-    Returns:
-        The folder.
-
-    Raises:
-        InputError: if it cannot be written to.
     """
     tables = {"cleaned": table} | {f"{name}_verdicts": v for name, v in judged.items()}
     figure = plotting.published_against_cleaned(table)

@@ -183,13 +183,7 @@ def save_results(
         parameters: plain values; versions of the software are added.
         tables: by file name without ending.
         figures: matplotlib figures by file name without ending.
-        about: what they are of and where they come from, kept in the PNG files as "Description".
-
-    Returns:
-        The folder.
-
-    Raises:
-        InputError: if it cannot be written to.
+        about: what they are of, kept in the PNG files as "Description".
     """
     target = results_folder.claim(folder)
     try:

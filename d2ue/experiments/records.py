@@ -72,9 +72,6 @@ def score_control(
         data: their key.
         learner: of "gradient": an ensemble whose first learner it is.
         device: where an untrained ensemble is scored.
-
-    Raises:
-        InputError: if the images do not fit the settings.
     """
     test = dataset.labelled
     assert test.labels is not None

@@ -195,19 +195,9 @@ def ratio_of_ratios(
 ) -> Estimate:
     """The log of (mean a_abnormal / mean a_normal) / (mean b_abnormal / mean b_normal).
 
-    Whether the contrast of abnormal to normal images is larger in `a` than in `b`: the
-    `log_ratio` of abnormal images less that of normal ones, which are separate samples.
-
-    Args:
-        a_abnormal: shape (seeds, m1), above 0, at least two images.
-        a_normal: shape (seeds, m0), likewise.
-        b_abnormal: the same images and seeds as `a_abnormal`.
-        b_normal: the same images and seeds as `a_normal`.
-        clusters: integers, shapes (m1,) and (m0,), as for `mean_auc`; equal integers are one
-            cluster across the classes too.
-
-    Returns:
-        The natural logarithm, averaged over seeds, above 0 where `a` has more contrast, against 0.
+    Whether the contrast of abnormal to normal images is larger in `a` than in `b`, above 0 where it
+    is: the `log_ratio` of abnormal images less that of normal ones, which are separate samples of
+    shapes (seeds, m1) and (seeds, m0). Equal clusters are one cluster across the classes too.
 
     Raises:
         InputError: as `log_ratio`, or if the classes differ in their number of seeds.
