@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from d2ue.detector import D2UE
     from d2ue.ensemble import Ensemble, train_ensemble, train_ensembles
     from d2ue.errors import D2UEError, DivergedError, InputError
-    from d2ue.evaluation import auc, average_precision, bootstrap_interval
+    from d2ue.evaluation import auc, average_precision
     from d2ue.similarity import SIMILARITIES, linear_cka
     from d2ue.store.runs import fit_run, load_run, save_run
     from d2ue.uncertainty import dual_map, image_scores, output_map, score_maps
@@ -52,7 +52,7 @@ _HOMES = {
     "detector": ("D2UE",),
     "ensemble": ("Ensemble", "train_ensemble", "train_ensembles"),
     "errors": ("D2UEError", "DivergedError", "InputError"),
-    "evaluation": ("auc", "average_precision", "bootstrap_interval"),
+    "evaluation": ("auc", "average_precision"),
     "similarity": ("SIMILARITIES", "linear_cka"),
     "store.runs": ("fit_run", "load_run", "save_run"),
     "uncertainty": ("dual_map", "image_scores", "output_map", "score_maps"),
@@ -81,7 +81,6 @@ __all__ = [
     "TrainConfig",
     "auc",
     "average_precision",
-    "bootstrap_interval",
     "dual_map",
     "fit_run",
     "image_scores",

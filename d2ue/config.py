@@ -16,6 +16,7 @@ from d2ue.errors import InputError
 from d2ue.similarity import SIMILARITIES
 
 BACKBONES = ("ae", "memae", "aeu")
+BACKBONE_TITLES = {"ae": "AE", "memae": "MemAE", "aeu": "AEU"}
 #: Powers of two, so that stride-2 layers lead to a 4 x 4 grid.
 IMAGE_SIZES = (16, 32, 64, 128, 256, 512)
 #: How products of matrices and convolutions are computed while training; all else is float32.

@@ -1,4 +1,4 @@
-"""How well scores separate abnormal from normal images: AUC, AP, and how sure one can be.
+"""How well scores separate abnormal from normal images: AUC and AP.
 
 Labels are 0 (normal) and 1 (abnormal); a higher score means more abnormal. Values are fractions,
 0 to 1; tables show them in percent.
@@ -6,38 +6,9 @@ Labels are 0 (normal) and 1 (abnormal); a higher score means more abnormal. Valu
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 
 from d2ue.errors import InputError
-from d2ue.statistics.clusters import strata
-
-Metric = Callable[[np.ndarray, np.ndarray], float]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with its confidence interval, all fractions.
-
-    Attributes:
-        value: the estimate on the data at hand.
-        low: lower end.
-        high: upper end.
-        n: images it comes from.
-        level: the interval's nominal coverage.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    level: float
-
-    def __str__(self) -> str:
-        """In percent: `87.1 (85.0 to 89.0)`."""
-        return f"{100 * self.value:.1f} ({100 * self.low:.1f} to {100 * self.high:.1f})"
 
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -61,10 +32,7 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
     """Average precision of the abnormal class: mean precision over recall, without interpolation.
 
-    Args and Raises as for `auc`.
-
-    Returns:
-        0 to 1; chance is the share of abnormal images, on which the value depends.
+    Args and Raises as for `auc`. 0 to 1; chance is the share of abnormal images.
     """
     from sklearn.metrics import average_precision_score
 
@@ -111,63 +79,9 @@ def auc_among_lowest(
         scores: shape (n,), higher = more abnormal; what is judged.
         by: shape (n,), higher = more abnormal; what is selected by.
         share: of the abnormal images, rounded up.
-
-    Returns:
-        0 to 1; 0.5 is chance.
-
-    Raises:
-        InputError: as for `auc`, or if the share is out of range.
     """
     kept = lowest(labels, by, share)
     return auc(np.asarray(labels)[kept], np.asarray(scores)[kept])
-
-
-def bootstrap_interval(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    metric: Metric = auc,
-    *,
-    resamples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-    clusters: np.ndarray | None = None,
-) -> Interval:
-    """Percentile bootstrap over test images, normal and abnormal ones resampled apart.
-
-    The interval says how the value would move with other test images from the same source. It says
-    nothing of training seeds, and is too narrow where images of one patient stand in the set.
-    Near duplicates make it too narrow as well, unless their clusters are given: then whole clusters
-    are resampled, those of normal images, of abnormal images and of both apart.
-
-    Args:
-        labels: shape (n,), 0 or 1.
-        scores: shape (n,), higher = more abnormal.
-        metric: a function of labels and scores.
-        resamples: number of bootstrap samples, at least 100.
-        level: nominal coverage, between 0 and 1.
-        seed: of the resampling.
-        clusters: integers, shape (n,); images of equal ones are near duplicates. None = images
-            count as independent.
-
-    Returns:
-        The value with its interval.
-
-    Raises:
-        InputError: as for `auc`, if `resamples` or `level` is out of range, or clusters do not fit.
-    """
-    labels, scores = _checked(labels, scores)
-    if resamples < 100 or not 0 < level < 1:
-        raise InputError("A bootstrap takes at least 100 resamples and a level between 0 and 1.")
-    rng = np.random.default_rng(seed)
-    members, kinds = strata(labels, clusters)
-    values = np.empty(resamples)
-    for i in range(resamples):
-        drawn = np.concatenate([rng.choice(which, len(which)) for which in kinds])
-        if clusters is not None:
-            drawn = np.concatenate([members[k] for k in drawn])
-        values[i] = metric(labels[drawn], scores[drawn])
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(metric(labels, scores), float(low), float(high), len(labels), level)
 
 
 def _checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

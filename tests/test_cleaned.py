@@ -3,15 +3,13 @@
 import dataclasses
 import json
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from d2ue import plotting
 from d2ue.config import TrainConfig
-from d2ue.experiments import cleaned
+from d2ue.experiments import cleaned, layouts
 from d2ue.experiments import rows as tables
 from d2ue.statistics.clusters import Clusters
 from d2ue.store.results import DataKey, Record, record_name
@@ -70,7 +68,7 @@ def test_the_cleaned_cells_hold_the_kept_images_alone(cells):
         np.testing.assert_array_equal(other.clusters, TEST[~LEAKED])
         np.testing.assert_array_equal(other.scores("dual"), one.scores("dual")[:, ~LEAKED])
     assert len(cells["table2"][0].labels) == len(TEST)  # what was given stays as it is
-    (sentence,) = tables.about(found)
+    (sentence,) = layouts.about(found)
     assert "clusters respected (31 clusters of 46 images)" in sentence
     assert "Not the paper's numbers" in sentence
 
@@ -96,8 +94,7 @@ def test_both_splits_side_by_side(cells):
     neighbour = lines.loc["control", "nearest neighbour in train"]
     assert neighbour["n_seeds"] == 1 and neighbour["note"] == "deterministic"
     assert neighbour["change_low"] > 0
-    not_run = lines.loc["control", "untrained AE, Ens"]
-    assert not_run["n_seeds"] == 0 and np.isnan(not_run["change_low"])
+    assert np.isnan(lines.loc[("control", "untrained AE, Ens"), "change_low"])  # not run
     again = cleaned.published_and_cleaned(everything, CLUSTERS, resamples=200)
     pd.testing.assert_frame_equal(frame, again)
 
@@ -168,29 +165,14 @@ def test_tables_for_readers_and_files(cells, tmp_path):
     text = shown.loc[("control", "mean intensity"), "n"]
     assert text == "1, deterministic, no known direction"
     folder = cleaned.save_cleaned(tmp_path / "out", frame, judged, {"scores": "x.zip"})
-    assert {path.name for path in folder.iterdir()} == {
-        ".d2ue", "cleaned.csv", "cleaned.md", "cleaned.png", "table2_verdicts.csv",
-        "table2_verdicts.md", "controls_verdicts.csv", "controls_verdicts.md", "parameters.json",
-    }  # fmt: skip
+    stems = ("cleaned", "table2_verdicts", "controls_verdicts")
+    names = {f"{stem}.{ending}" for stem in stems for ending in ("csv", "md")}
+    assert {path.name for path in folder.iterdir()} >= {*names, "cleaned.png", "parameters.json"}
     text = (folder / "cleaned.md").read_text()
     assert "39 clusters of 61 images" in text and "31 clusters of 46 images" in text
     assert "nan" not in text
     assert json.loads((folder / "parameters.json").read_text())["parameters"] == {"scores": "x.zip"}
     assert "both beat RAR alone" in (folder / "table2_verdicts.md").read_text()
-
-
-def test_the_picture_shows_every_row_that_was_run(cells):
-    frame = cleaned.published_and_cleaned(cells["table2"], CLUSTERS, resamples=100)
-    figure = plotting.published_against_cleaned(frame, "title")
-    left, right = figure.axes
-    assert [text.get_text() for text in left.get_yticklabels()] == [
-        f"AE  {row}" for row in frame["row"][:8]
-    ]
-    run = frame[frame["n_seeds"] > 0]
-    for split, line in zip(("published", "cleaned"), left.lines[:2], strict=True):
-        assert line.get_xdata() == pytest.approx(run[f"AUC_{split}"].to_numpy())
-    assert right.lines[0].get_xdata() == pytest.approx(run["change"].to_numpy())
-    plt.close(figure)
 
 
 def test_what_does_not_fit_is_refused(cells, refused):

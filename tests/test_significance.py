@@ -4,7 +4,6 @@ What is right comes from hand values, from counting pairs, from a published exam
 bootstrap, and from simulations whose true values are known.
 """
 
-import dataclasses
 import itertools
 import math
 import subprocess
@@ -18,19 +17,11 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from d2ue.statistics.significance import (
-    COLUMNS,
-    Claim,
-    Estimate,
     auc_difference,
-    describe,
-    equivalence,
-    holm,
-    judge,
     log_ratio,
     mean_auc,
     placements,
     ratio_of_ratios,
-    verdict,
 )
 
 # Abnormal 3, 1 and normal 2, 0: 3 beats both, 1 beats one of two; the normal 2 is beaten by one of
@@ -80,17 +71,6 @@ def delong_covariance(labels, one, other) -> float:
     return total
 
 
-def an_estimate(value=0.1, se=0.03, per_seed=None, *, n_seeds=5, df=math.inf, level=0.95):
-    """An estimate of that value, its seeds alike unless given."""
-    per_seed = tuple(per_seed or [value] * n_seeds)
-    half = se * stats.t.ppf((1 + level) / 2, df)
-    p = 2 * stats.t.sf(abs(value) / se, df)
-    return Estimate(
-        value, value - half, value + half, se, p, len(per_seed), 100, len(per_seed) >= 5, per_seed,
-        df, 0.0, level,
-    )  # fmt: skip
-
-
 # Placements
 
 
@@ -137,10 +117,6 @@ def test_mean_auc_by_hand():
     assert one.p == pytest.approx(1 - math.sqrt(0.5) / math.sqrt(2.5))
     assert (one.low, one.high) == (0, 1)  # 0.75 ± 4.30 · 0.354, clipped
     assert (one.n_seeds, one.n_images, one.seeds_vary, one.null) == (1, 4, False, 0.5)
-    narrow = mean_auc(LABELS, SCORES[None], level=0.1)
-    # Its 55 % quantile: t = 2 u √2 / √(1 - 4 u²) with u = 0.05.
-    half = 0.1 * math.sqrt(2) / math.sqrt(1 - 0.01) * math.sqrt(1 / 8)
-    assert narrow.low == pytest.approx(0.75 - half) and narrow.high == pytest.approx(0.75 + half)
 
 
 def test_the_published_example():
@@ -157,7 +133,7 @@ def test_the_published_example():
     assert one.low < 0.83295 and one.high > 0.95339  # Student's t is a little wider
 
 
-@pytest.mark.parametrize("seeds", [1, 3, 4, 5, 8])
+@pytest.mark.parametrize("seeds", [1, 4, 5, 8])
 def test_variance_against_covariances_of_pairs(seeds):
     """The variance of a mean of AUCs is the mean of all their covariances; from five seeds on
     the variance of the AUCs over their number comes on top, with Welch-Satterthwaite's df."""
@@ -189,12 +165,6 @@ def test_variance_against_covariances_of_pairs(seeds):
     )
 
 
-def test_a_seed_given_twice_adds_no_images():
-    labels, scores = simulated(np.random.default_rng(0), 1, 30)
-    one, three = mean_auc(labels, scores), mean_auc(labels, np.repeat(scores, 3, axis=0))
-    assert three.se == pytest.approx(one.se) and three.n_seeds == 3
-
-
 def test_standard_errors_are_the_bootstraps():
     """Images resampled by class, the same ones for every seed and both methods."""
     rng = np.random.default_rng(5)
@@ -214,36 +184,27 @@ def test_standard_errors_are_the_bootstraps():
     assert auc_difference(labels, a, b).se == pytest.approx(np.std(drawn_difference), rel=0.1)
 
 
-def test_coverage_of_the_mean_auc():
-    """95 % intervals of five seeds, both sources of variance at work."""
+@pytest.mark.parametrize(("seeds", "drift"), [(5, 0.3), (3, 0)])
+def test_coverage_of_the_mean_auc(seeds, drift):
+    """95 % intervals: both sources of variance at work, and three seeds that do not drift."""
     held = 0
-    for seed in range(400):
-        estimate = mean_auc(*simulated(np.random.default_rng(seed), 5, 50))
-        held += estimate.low <= true_auc() <= estimate.high
-    assert 0.91 <= held / 400 <= 0.985
-
-
-def test_coverage_of_images_only():
-    """Three seeds that do not drift."""
-    held = 0
-    for seed in range(400):
-        drawn = simulated(np.random.default_rng(seed), 3, 50, drift=0)
-        estimate = mean_auc(*drawn)
-        held += estimate.low <= true_auc(drift=0) <= estimate.high
-    assert 0.91 <= held / 400 <= 0.985
+    for seed in range(300):
+        estimate = mean_auc(*simulated(np.random.default_rng(seed), seeds, 50, drift=drift))
+        held += estimate.low <= true_auc(drift) <= estimate.high
+    assert 0.91 <= held / 300 <= 0.985
 
 
 @pytest.mark.parametrize(("seeds", "drift"), [(1, 0), (3, 0), (5, 0.3)])
 def test_false_positives_of_differences(seeds, drift):
     """Two methods alike, on the same images, each with its own noise and drift."""
     false = 0
-    for seed in range(400):
+    for seed in range(300):
         rng = np.random.default_rng(seed)
         level = rng.normal(size=100)
         labels, a = simulated(rng, seeds, 50, drift=drift, image=0)
         _, b = simulated(rng, seeds, 50, drift=drift, image=0)
         false += auc_difference(labels, a + level, b + level).p < 0.05
-    assert 0.01 <= false / 400 <= 0.09
+    assert 0.01 <= false / 300 <= 0.09
 
 
 # Differences
@@ -258,7 +219,6 @@ def test_a_difference_by_hand():
     assert estimate.p == pytest.approx(1 - math.sqrt(0.5) / math.sqrt(2.5))  # t = 0.25 √8
     reversed_ = auc_difference(LABELS, a, -a)
     assert reversed_.value == 1 and reversed_.se == 0  # every pair turned round
-    assert auc_difference(LABELS, a, SCORES[None], level=0.99).high == 1  # clipped
 
 
 @given(st.integers(0, 10_000), st.sampled_from([1, 3, 5]))
@@ -335,9 +295,7 @@ def test_a_ratio_by_hand():
 
 def test_a_ratio_over_seeds_by_hand():
     """Seeds of log 2 and log 4 average to log √8, whatever their scale."""
-    a = np.array([[1.0, 3.0], [400.0, 400.0]])
-    b = np.array([[1.0, 1.0], [100.0, 100.0]])
-    estimate = log_ratio(a, b)
+    estimate = log_ratio(np.array([[1.0, 3], [400, 400]]), np.array([[1.0, 1], [100, 100]]))
     assert estimate.per_seed == pytest.approx((math.log(2), math.log(4)))
     assert estimate.value == pytest.approx(math.log(8) / 2)
     assert estimate.se == pytest.approx(0.25)  # influences ∓1/2 and 0, averaged ∓1/4
@@ -367,30 +325,16 @@ def test_the_ratio_of_ratios_is_the_difference_of_two_ratios():
     assert moving.se**2 == pytest.approx(one.se**2 + expected)
 
 
-def test_standard_errors_of_ratios_are_the_bootstraps():
-    rng = np.random.default_rng(3)
-    base = rng.gamma(3, size=200)
-    a, b = base * rng.gamma(20, size=(3, 200)), base * rng.gamma(20, size=(3, 200))
-    drawn = []
-    for _ in range(1500):
-        which = rng.integers(0, 200, 200)
-        means = np.log(a[:, which].mean(1)) - np.log(b[:, which].mean(1))
-        drawn.append(means.mean())
-    assert log_ratio(a, b).se == pytest.approx(np.std(drawn), rel=0.1)
-
-
 def test_coverage_of_ratios():
     """Lognormal values: the true log ratio is the mean seed effect, 0.1."""
     held = 0
-    for seed in range(400):
+    for seed in range(300):
         rng = np.random.default_rng(seed)
-        base = rng.gamma(4, size=80)
-        effect = rng.normal(0.1, 0.05, (5, 1))
+        base, effect = rng.gamma(4, size=80), rng.normal(0.1, 0.05, (5, 1))
         a = base * np.exp(effect + 0.2 * rng.normal(size=(5, 80)))
-        b = base * np.exp(0.2 * rng.normal(size=(5, 80)))
-        estimate = log_ratio(a, b)
+        estimate = log_ratio(a, base * np.exp(0.2 * rng.normal(size=(5, 80))))
         held += estimate.low <= 0.1 <= estimate.high
-    assert 0.91 <= held / 400 <= 0.985
+    assert 0.91 <= held / 300 <= 0.985
 
 
 @given(st.floats(0.01, 100), st.floats(0.01, 100), st.integers(0, 1000))
@@ -403,204 +347,18 @@ def test_ratios_know_no_unit(one, other, seed):
     assert log_ratio(b, a).value == pytest.approx(-plain.value)
 
 
-# Families of claims
-
-
-def test_holm_by_hand():
-    """Sorted 0.005 · 4 = 0.02, 0.01 · 3 = 0.03, 0.03 · 2 = 0.06, 0.04 · 1 raised to 0.06."""
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.4, 0.9, 0.5]) == [1, 1, 1]
-    assert holm([0.02]) == [0.02] and holm([]) == []
-    assert holm([0.01, 0.01]) == [0.02, 0.02]
-
-
-@given(st.lists(st.floats(0, 1), max_size=12))
-@settings(max_examples=60, deadline=None)
-def test_holm_rejects_what_its_steps_reject(p):
-    """Step down: compare the k-th smallest with alpha / (m - k + 1) until one is not below."""
-    adjusted = holm(p)
-    assert all(a >= x and a <= 1 for a, x in zip(adjusted, p, strict=True))
-    order = sorted(range(len(p)), key=lambda i: p[i])
-    assert [adjusted[i] for i in order] == sorted(adjusted)
-    for alpha in (0.013, 0.05, 0.3):
-        rejected = set()
-        for k, i in enumerate(order):
-            if p[i] * (len(p) - k) >= alpha:
-                break
-            rejected.add(i)
-        assert {i for i, a in enumerate(adjusted) if a < alpha} == rejected
-
-
-@pytest.mark.parametrize(
-    ("per_seed", "p", "expected"),
-    [
-        ([0.1] * 5, 0.049, "holds"),
-        ([0.1] * 5, 0.05, "cannot tell"),
-        ([0.1] * 5, 0.051, "cannot tell"),
-        ([-0.1] * 5, 0.049, "does not hold"),
-        ([-0.1] * 5, 0.051, "cannot tell"),
-        # From five seeds on their spread is in p, and one may stray.
-        ([0.2, 0.2, 0.2, 0.2, -0.1], 0.01, "holds"),
-        ([-0.2, -0.2, -0.2, -0.2, 0.1], 0.01, "does not hold"),
-        # Below, none may.
-        ([0.2, 0.2, 0.2, 0.2], 0.01, "holds"),
-        ([0.2, 0.2, 0.2, -0.1], 0.01, "cannot tell"),
-        ([0.2, 0.0], 0.01, "cannot tell"),
-        ([-0.2, -0.2, -0.1], 0.01, "does not hold"),
-        ([-0.2, -0.2, 0.1], 0.01, "cannot tell"),
-        ([0.2], 0.01, "holds"),
-        ([0.0], 0.01, "cannot tell"),
-    ],
-)
-def test_verdicts(per_seed, p, expected):
-    assert verdict(an_estimate(np.mean(per_seed), per_seed=per_seed), p) == expected
-
-
-def test_verdicts_are_of_the_null_and_at_alpha():
-    """An AUC of 0.4 is positive and yet worse than chance."""
-    area = dataclasses.replace(an_estimate(0.4), null=0.5)
-    assert verdict(area, 0.01) == "does not hold"
-    assert verdict(an_estimate(), 0.07) == "cannot tell"
-    assert verdict(an_estimate(), 0.07, alpha=0.1) == "holds"
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        # se 0.02, normal: within a margin of 0.1 below 0.1 - 1.645 · 0.02 = 0.0671; beyond it
-        # above 0.1 + 1.960 · 0.02 = 0.1392.
-        (0.0, "holds"),
-        (0.067, "holds"),
-        (0.0672, "cannot tell"),
-        (0.1, "cannot tell"),
-        (0.1390, "cannot tell"),
-        (0.1393, "does not hold"),
-    ],
-)
-def test_equivalence(value, expected, sign):
-    estimate = an_estimate(sign * value, 0.02)
-    test = equivalence(estimate, 0.1)
-    assert test.verdict == expected
-    upper = stats.norm.sf((0.1 - estimate.value) / 0.02)
-    lower = stats.norm.sf((estimate.value + 0.1) / 0.02)
-    assert test.p == pytest.approx(max(upper, lower), abs=1e-12)
-    beyond = estimate.low > 0.1 or estimate.high < -0.1
-    assert (test.p_outside < 0.05) == beyond == (expected == "does not hold")
-
-
-def test_equivalence_takes_every_seed_below_five():
-    stray = [0.0, 0.0, 0.0, 0.12]
-    assert equivalence(an_estimate(0.03, 0.01, stray), 0.1).verdict == "cannot tell"
-    assert equivalence(an_estimate(0.024, 0.01, [*stray, 0.0]), 0.1).verdict == "holds"
-    assert equivalence(an_estimate(0.03, 0.01, [0.0, 0.0, 0.09]), 0.1).verdict == "holds"
-    assert equivalence(an_estimate(0.2, 0.01, [0.3, 0.2, 0.11]), 0.1).verdict == "does not hold"
-    for low in (0.09, -0.3):  # one seed within, or beyond the other end
-        outside = an_estimate(0.2, 0.01, [0.3, 0.3, low])
-        assert equivalence(outside, 0.1).verdict == "cannot tell"
-
-
-def test_equivalence_uses_the_degrees_of_freedom():
-    wide, normal = (equivalence(an_estimate(0.06, 0.02, df=df), 0.1).p for df in (3, math.inf))
-    assert wide == pytest.approx(stats.t.sf(2, 3)) and normal == pytest.approx(stats.norm.sf(2))
-
-
-def test_equivalence_is_with_the_null():
-    """An AUC of 0.52 is within 0.1 of chance, one of 0.05 is not."""
-    for value, expected in ((0.52, "holds"), (0.05, "does not hold")):
-        area = dataclasses.replace(an_estimate(value, 0.02), null=0.5)
-        assert equivalence(area, 0.1).verdict == expected
-        assert judge([Claim("is chance", area, "equal", 0.1)]).verdict.tolist() == [expected]
-
-
-def test_equivalence_of_what_does_not_vary():
-    def of(value: float) -> tuple:
-        point = Estimate(value, value, value, 0.0, 0.0, 5, 10, True, (value,) * 5)
-        test = equivalence(point, 0.1)
-        return test.p, test.p_outside, test.verdict
-
-    assert of(0.0) == of(0.1) == of(-0.1) == (0, 1, "holds")
-    assert of(0.11) == of(-0.11) == (1, 0, "does not hold")
-
-
-def test_verdicts_in_words():
-    assert describe("holds", 3, "images only") == "holds (3 seeds, images only)"
-    assert describe("does not hold", 5, "images and seeds") == (
-        "does not hold (5 seeds, images and seeds)"
-    )
-    assert describe("cannot tell", 3, "images only") == "cannot tell with 3 seeds"
-    assert describe("cannot tell", 1, "images only") == "cannot tell with 1 seed"
-
-
-def test_a_family_is_judged_together():
-    """p = 0.03 holds alone; as one of the two larger of three it is doubled, and does not."""
-    clear = an_estimate(0.2, 0.02)
-    weak = an_estimate(0.0651, 0.03)  # z = 2.17, p = 0.030
-    alone = judge([Claim("weak", weak)])
-    assert alone.verdict.tolist() == ["holds"]
-    frame = judge([Claim("weak", weak), Claim("clear", clear), Claim("also weak", weak)])
-    assert tuple(frame.columns) == COLUMNS
-    assert frame.claim.tolist() == ["weak", "clear", "also weak"]
-    assert frame.verdict.tolist() == ["cannot tell", "holds", "cannot tell"]
-    assert frame.p_holm[0] == pytest.approx(2 * weak.p) and frame.p[0] == weak.p
-    row = frame.iloc[1]
-    assert (row.difference, row.low, row.high) == (clear.value, clear.low, clear.high)
-    assert (row.n_seeds, row.sources) == (5, "images and seeds")
-    assert row.per_seed == "+0.2000 +0.2000 +0.2000 +0.2000 +0.2000"
-    loose = judge([Claim("weak", weak), Claim("also weak", weak)], alpha=0.1)
-    assert loose.verdict.tolist() == ["holds", "holds"]
-
-
-def test_claims_of_keeping_are_judged_both_ways():
-    """se 0.02, margin 0.1: at 0.06 p = P(Z > 2) = 0.0228; at 0.146 beyond by 2.3: 2 · 0.0107."""
-    inside, outside = an_estimate(0.06, 0.02), an_estimate(0.146, 0.02)
-    for estimate, p, alone in (
-        (inside, 0.02275, "holds"),
-        (outside, 2 * 0.010724, "does not hold"),
-    ):
-        claim = Claim("keeps", estimate, "equal", 0.1)
-        frame = judge([claim])
-        assert frame.p[0] == pytest.approx(p, abs=1e-5) and frame.verdict[0] == alone
-        # Holm within the family takes either verdict back.
-        assert judge([claim] * 3).verdict.tolist() == ["cannot tell"] * 3
-    # Not significantly different from 0 is no equivalence, and different from 0 no difference.
-    noisy = an_estimate(0.0, 0.2)
-    assert judge([Claim("keeps", noisy, "equal", 0.1)]).verdict[0] == "cannot tell"
-    small = an_estimate(0.05, 0.001)
-    frame = judge([Claim("keeps", small, "equal", 0.1), Claim("raises", small)])
-    assert frame.verdict.tolist() == ["holds", "holds"]
-
-
-def test_a_family_of_none():
-    frame = judge([])
-    assert tuple(frame.columns) == COLUMNS and len(frame) == 0
-
-
-def test_the_chain_from_scores_to_verdicts():
-    """A method that is better, one that is worse, and one that is the same but for its noise."""
-    rng = np.random.default_rng(7)
-    labels, a = simulated(rng, 5, 150, drift=0.05)
-    better, worse = a + 0.8 * labels, a - 0.8 * labels
-    claims = [
-        Claim("better", auc_difference(labels, better, a)),
-        Claim("worse", auc_difference(labels, worse, a)),
-        Claim("same", auc_difference(labels, a + 0.1 * rng.normal(size=a.shape), a)),
-    ]
-    assert judge(claims).verdict.tolist() == ["holds", "does not hold", "cannot tell"]
-
-
 def test_a_tie_has_no_side():
     """Of two orders with the same AUC sums differ in their last bit; neither is the better one."""
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], [10, 9])
     ties = 0
-    for _ in range(2000):
+    for _ in range(500):
         a, b = rng.permutation(19), rng.permutation(19)
         wins = [(x[10:, None] > x[None, :10]).sum() for x in (a, b)]
         found = auc_difference(labels, a[None], b[None])
         assert np.sign(found.per_seed[0]) == np.sign(wins[0] - wins[1])
         ties += wins[0] == wins[1]
-    assert ties > 5
+    assert ties > 2
 
 
 # What cannot be estimated
@@ -610,15 +368,11 @@ def test_a_tie_has_no_side():
     ("labels", "scores", "word"),
     [
         ([0, 0, 0, 0], [[1, 2, 3, 4]], "0 abnormal"),
-        ([1, 1, 1, 1], [[1, 2, 3, 4]], "0 normal"),
         ([0, 0, 0, 1], [[1, 2, 3, 4]], "at least 2"),
-        ([0, 1, 1, 1], [[1, 2, 3, 4]], "at least 2"),
         ([0, 0, 1, 2], [[1, 2, 3, 4]], "Labels"),
         ([0, 0, 1, 1], [[1, 2, float("nan"), 4]], "finite"),
-        ([0, 0, 1, 1], [[1, 2, float("inf"), 4]], "finite"),
         ([0, 0, 1, 1], [[1, 2, 3]], "(4,)"),
         ([0, 0, 1, 1], [1, 2, 3, 4], "(4,)"),
-        ([[0, 0, 1, 1]], [[1, 2, 3, 4]], "(1, 4)"),
         ([0, 0, 1, 1], np.empty((0, 4)), "seed"),
     ],
 )
@@ -626,30 +380,9 @@ def test_scores_that_cannot_be_evaluated(refused, labels, scores, word):
     labels, scores = np.array(labels), np.array(scores, dtype=float)
     with refused(word):
         mean_auc(labels, scores)
-    with refused(word):
-        auc_difference(labels, scores, scores)
-
-
-def test_either_method_is_checked(refused):
-    labels, bad = LABELS, np.array([[1, 2, np.nan, 4]])
-    for a, b in ((SCORES[None], bad), (bad, SCORES[None])):
-        with refused("finite"):
+    for a, b in ((SCORES[None], scores), (scores, SCORES[None])):
+        with refused(word):
             auc_difference(labels, a, b)
-
-
-@pytest.mark.parametrize(
-    ("labels", "scores", "word"),
-    [
-        ([0, 0], [1, 2], "0 abnormal"),
-        ([], [], "at least 1"),
-        ([0, 1], [1, float("nan")], "finite"),
-        ([0, 1], [1, 2, 3], "(2,)"),
-        ([0, 1], [[1, 2]], "(1, 2)"),
-    ],
-)
-def test_placements_that_cannot_be_had(refused, labels, scores, word):
-    with refused(word):
-        placements(np.array(labels), np.array(scores, dtype=float))
 
 
 def test_what_does_not_pair_up(refused):
@@ -665,57 +398,17 @@ def test_what_does_not_pair_up(refused):
 
 def test_ratios_that_cannot_be_had(refused):
     good = np.ones((2, 3))
-    for bad, word in (
-        (np.array([[1, 2, 0.0], [1, 2, 3]]), "above 0"),
-        (np.array([[1, 2, -1.0], [1, 2, 3]]), "above 0"),
-        (np.array([[1, 2, np.nan], [1, 2, 3]]), "finite"),
-    ):
+    for value, word in ((0.0, "above 0"), (np.nan, "finite")):
+        bad = np.array([[1, 2, value], [1, 2, 3]])
         for a, b in ((good, bad), (bad, good)):
             with refused(word):
                 log_ratio(a, b)
-            with refused(word):
-                ratio_of_ratios(good, a, good, b)
+    with refused("above 0"):
+        ratio_of_ratios(good, good, good, -good)
     with refused("two images"):
         log_ratio(good[:, :1], good[:, :1])
     with refused("seed"):
         log_ratio(good[:0], good[:0])
-
-
-@pytest.mark.parametrize("level", [0, 1, 95, float("nan")])
-def test_levels_without_meaning(refused, level):
-    for estimate in (
-        lambda: mean_auc(LABELS, SCORES[None], level),
-        lambda: auc_difference(LABELS, SCORES[None], -SCORES[None], level),
-        lambda: log_ratio(np.ones((1, 2)), np.ones((1, 2)), level),
-    ):
-        with refused("level"):
-            estimate()
-
-
-def test_claims_without_meaning(refused):
-    one = an_estimate()
-    for margin in (None, 0, -0.1, math.inf, math.nan):
-        with refused("margin"):
-            Claim("keeps", one, "equal", margin)
-        with refused("margin"):
-            equivalence(one, margin)
-    with refused("margin"):
-        Claim("raises", one, "greater", 0.1)
-    with refused("less"):
-        Claim("lowers", one, "less")
-    for p in ([0.5, -0.1], [1.1], [float("nan")], [[0.5]]):
-        with refused("p-values"):
-            holm(p)
-    for alpha in (0, 1, 5, float("nan")):
-        for call in (
-            lambda alpha=alpha: verdict(one, 0.01, alpha),
-            lambda alpha=alpha: equivalence(one, 0.1, alpha),
-            lambda alpha=alpha: judge([Claim("raises", one)], alpha),
-        ):
-            with refused("alpha"):
-                call()
-    with refused("alpha"):
-        verdict(one, 1.5)
 
 
 def test_scipy_waits_until_it_is_needed():
@@ -723,268 +416,3 @@ def test_scipy_waits_until_it_is_needed():
     code = "import sys, d2ue.statistics.significance; print('scipy.stats' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
-
-
-# Clusters
-
-
-def with_duplicates(rng, n: int, *, seeds: int = 3, share: float = 0.4, mixed: float = 0.1):
-    """n clusters of images: some are two to four near duplicates, a few with either label.
-
-    Near duplicates share their level but for a little noise. Abnormal images are shifted by 1.
-    """
-    sizes = np.where(rng.random(n) < share, rng.integers(2, 5, n), 1)
-    label = (np.arange(n) % 2).repeat(sizes)
-    clusters = np.arange(n).repeat(sizes)
-    turned = (rng.random(n) < mixed)[clusters] & (rng.random(len(label)) < 0.5)
-    label = np.where(turned, 1 - label, label)
-    level = rng.normal(size=n)[clusters] + label
-    return label, level + 0.1 * rng.normal(size=(seeds, len(label))), clusters
-
-
-def obuchowski(labels, clusters, ill, well, seeds) -> float:
-    """The variance of Obuchowski 1997 in loops, from placements (or their differences)."""
-    ill, well = np.asarray(ill).mean(0), np.asarray(well).mean(0)
-    area_ill, area_well = ill.mean(), well.mean()
-    ill, well = iter(ill), iter(well)
-    sums: dict[int, list[float]] = {}
-    for label, cluster in zip(labels, clusters, strict=True):
-        own = sums.setdefault(cluster, [0.0, 0.0, 0.0, 0.0])  # V10, m, V01, n of the cluster
-        own[0 if label else 2] += next(ill) if label else next(well)
-        own[1 if label else 3] += 1
-    k = len(sums)
-    k10, k01 = (sum(own[i] > 0 for own in sums.values()) for i in (1, 3))
-    m, n = (sum(own[i] for own in sums.values()) for i in (1, 3))
-    first = [own[0] - own[1] * area_ill for own in sums.values()]
-    second = [own[2] - own[3] * area_well for own in sums.values()]
-    s10 = k10 / ((k10 - 1) * m) * sum(x * x for x in first)
-    s01 = k01 / ((k01 - 1) * n) * sum(x * x for x in second)
-    s11 = k / (k - 1) * sum(x * y for x, y in zip(first, second, strict=True))
-    return s10 / m + s01 / n + 2 * s11 / (m * n)
-
-
-def test_clusters_by_hand():
-    """Abnormal 3, 1, 3 and normal 2, 0; the first and the third are one image twice.
-
-    V10 = 1, 1/2, 1, mean 5/6; less it 1/6, -1/3, 1/6: clusters 1/3 and -1/3; over 3 images 1/9,
-    two clusters: 2 (1/81 + 1/81) = 4/81. V01 = 2/3, 1: ∓1/6 over 2 images 1/12: 2 · 2/144 = 1/36.
-    """
-    labels, scores = np.array([1, 1, 1, 0, 0]), np.array([[3.0, 1.0, 3.0, 2.0, 0.0]])
-    one = mean_auc(labels, scores, clusters=np.array([7, 4, 7, 1, 2]))
-    assert one.value == pytest.approx(5 / 6)
-    assert one.se**2 == pytest.approx(4 / 81 + 1 / 36)
-    assert one.df == pytest.approx((4 / 81 + 1 / 36) ** 2 / ((4 / 81) ** 2 + (1 / 36) ** 2))
-    assert (one.n_images, one.n_clusters) == (5, 4)
-    assert one.independence == "clusters respected (4 clusters of 5 images)"
-    assert mean_auc(labels, scores).independence == "images as independent"
-    # The abnormal 1 and the normal 2 are one cluster: -1/9 and -1/12 meet, k = 3 of them.
-    mixed = mean_auc(labels, scores, clusters=np.array([7, 4, 7, 4, 2]))
-    assert mixed.se**2 == pytest.approx(4 / 81 + 1 / 36 + 3 / 2 * 2 * (1 / 9) * (1 / 12))
-    assert mixed.df <= 2
-
-
-@pytest.mark.parametrize("seeds", [1, 3, 5])
-def test_clusters_of_one_image_change_nothing(seeds):
-    rng = np.random.default_rng(seeds)
-    labels, a = simulated(rng, seeds, 20)
-    _, b = simulated(rng, seeds, 20)
-    own = rng.permutation(40)
-    positive_a, positive_b = np.exp(a), np.exp(b)
-    ill, well = labels == 1, labels == 0
-    pairs = [
-        (mean_auc(labels, a), mean_auc(labels, a, clusters=own)),
-        (auc_difference(labels, a, b), auc_difference(labels, a, b, clusters=own)),
-        (log_ratio(positive_a, positive_b), log_ratio(positive_a, positive_b, clusters=own)),
-        (
-            ratio_of_ratios(a[:, ill] ** 2, a[:, well] ** 2, b[:, ill] ** 2, b[:, well] ** 2),
-            ratio_of_ratios(
-                a[:, ill] ** 2,
-                a[:, well] ** 2,
-                b[:, ill] ** 2,
-                b[:, well] ** 2,
-                clusters=(own[ill], own[well]),
-            ),
-        ),
-    ]
-    for plain, clustered in pairs:
-        for field in ("value", "low", "high", "se", "p", "df", "n_images", "per_seed"):
-            assert getattr(clustered, field) == pytest.approx(getattr(plain, field)), field
-        assert (plain.n_clusters, clustered.n_clusters) == (None, 40)
-
-
-@given(st.integers(0, 10_000))
-@settings(max_examples=25, deadline=None)
-def test_the_variance_is_obuchowskis(seed):
-    rng = np.random.default_rng(seed)
-    labels, a, clusters = with_duplicates(rng, 14, share=0.6, mixed=0.4)
-    b = rng.normal(size=a.shape)
-    v = [[counted(labels, row)[k] for row in a] for k in (0, 1)]
-    w = [[counted(labels, row)[k] for row in b] for k in (0, 1)]
-    variance = obuchowski(labels, clusters, *v, 3)
-    assert mean_auc(labels, a, clusters=clusters).se ** 2 == pytest.approx(variance, abs=1e-12)
-    gap = [np.subtract(x, y) for x, y in zip(v, w, strict=True)]
-    found = auc_difference(labels, a, b, clusters=clusters)
-    assert found.se**2 == pytest.approx(obuchowski(labels, clusters, *gap, 3), abs=1e-12)
-    order = rng.permutation(len(labels))  # neither the order nor the names of clusters matter
-    moved = auc_difference(
-        labels[order], a[:, order], b[:, order], clusters=1000 - 3 * clusters[order]
-    )
-    assert (moved.se, moved.df) == pytest.approx((found.se, found.df))
-
-
-def resampled(rng, clusters):
-    """Positions of the images of as many clusters, drawn with replacement."""
-    names = np.unique(clusters)
-    return np.concatenate([np.flatnonzero(clusters == k) for k in rng.choice(names, len(names))])
-
-
-def test_standard_errors_with_clusters_are_the_cluster_bootstraps():
-    """Clusters of either class and of both resampled together, whatever they hold."""
-    rng = np.random.default_rng(1)
-    labels, a, clusters = with_duplicates(rng, 160, mixed=0.3)
-    b = a + rng.normal(size=160)[clusters] + 0.5 * rng.normal(size=a.shape)
-    ill, well = labels == 1, labels == 0
-    drawn = []
-    for _ in range(500):
-        which = resampled(rng, clusters)
-        areas = [np.mean([roc_auc_score(labels[which], s[which]) for s in x]) for x in (a, b)]
-        means = {}
-        for kind in (0, 1):
-            own = which[labels[which] == kind]
-            means[kind] = np.mean(np.log(np.exp(a[:, own]).mean(1) / np.exp(b[:, own]).mean(1)))
-        drawn.append((areas[0], areas[0] - areas[1], means[1], means[1] - means[0]))
-    spread = np.std(drawn, axis=0)
-    x, y = np.exp(a), np.exp(b)
-    found = [
-        mean_auc(labels, a, clusters=clusters),
-        auc_difference(labels, a, b, clusters=clusters),
-        log_ratio(x[:, ill], y[:, ill], clusters=clusters[ill]),
-        ratio_of_ratios(
-            x[:, ill], x[:, well], y[:, ill], y[:, well], clusters=(clusters[ill], clusters[well])
-        ),
-    ]
-    assert [estimate.se for estimate in found] == pytest.approx(list(spread), rel=0.12)
-    assert mean_auc(labels, a).se < 0.85 * found[0].se  # duplicates are no evidence
-
-
-def test_an_image_given_thrice_adds_no_evidence():
-    """Every image thrice: the interval of one copy, but for the small-sample factors."""
-    rng = np.random.default_rng(0)
-    labels, a = simulated(rng, 3, 40)
-    _, b = simulated(rng, 3, 40)
-    thrice = np.arange(80).repeat(3)
-    for function, scores in ((mean_auc, (a,)), (auc_difference, (a, b))):
-        once = function(labels, *scores)
-        copies = [s[:, thrice] for s in scores]
-        respected = function(labels[thrice], *copies, clusters=thrice)
-        ignored = function(labels[thrice], *copies)
-        assert (respected.value, respected.se) == pytest.approx((once.value, once.se))
-        assert ignored.se == pytest.approx(once.se / math.sqrt(3), rel=0.02)
-    # seeds vary as before, whatever the clusters
-    labels, a = simulated(rng, 5, 40)
-    respected = mean_auc(labels[thrice], a[:, thrice], clusters=thrice)
-    assert respected.seeds_vary and respected.se == pytest.approx(mean_auc(labels, a).se)
-    assert respected.df == pytest.approx(mean_auc(labels, a).df)
-
-
-def test_coverage_with_near_duplicates():
-    """95 % intervals: they hold with clusters, and would not hold without them."""
-    truth, held, ignored = stats.norm.cdf(1 / math.sqrt(2 * 1.01)), 0, 0
-    for seed in range(300):
-        labels, scores, clusters = with_duplicates(
-            np.random.default_rng(seed), 120, seeds=1, mixed=0
-        )
-        one, other = mean_auc(labels, scores, clusters=clusters), mean_auc(labels, scores)
-        held += one.low <= truth <= one.high
-        ignored += other.low <= truth <= other.high
-    assert 0.91 <= held / 300 <= 0.985
-    assert ignored < held - 15
-
-
-def test_verdicts_say_what_was_independent():
-    labels, scores, clusters = with_duplicates(np.random.default_rng(0), 60)
-    frame = judge([Claim("x", auc_difference(labels, scores, -scores, clusters=clusters))])
-    assert frame["independence"].tolist() == [
-        f"clusters respected (60 clusters of {len(labels)} images)"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("clusters", "words"),
-    [
-        (np.zeros(5, int), ("one integer an image", "4 images")),
-        (np.arange(4.0), ("float64",)),
-        (np.array([[0, 1, 2, 3]]), ("(1, 4)",)),
-        (np.array([5, 5, 1, 2]), ("in one cluster", "at least two")),
-    ],
-)
-def test_clusters_that_do_not_fit_are_refused(clusters, words, refused):
-    with refused(*words):
-        mean_auc(LABELS, SCORES[None], clusters=clusters)
-    with refused(*words):
-        auc_difference(LABELS, SCORES[None], -SCORES[None], clusters=clusters)
-
-
-def test_twins_that_cancel_out_tell_nothing():
-    """Pairs of a normal and an abnormal image with one score each: what they add is exactly 0."""
-    rng = np.random.default_rng(0)
-    for pairs in (4, 100):
-        labels, clusters = np.tile([0, 1], pairs), np.arange(pairs).repeat(2)
-        level = rng.permutation(pairs).astype(float)
-        scores = np.stack([level, level + 0.5], 1).reshape(1, -1)  # each twin just above its own
-        one = mean_auc(labels, scores, clusters=clusters)
-        assert 0.5 < one.value < 1
-        assert (one.low, one.high, one.p) == (0, 1, 1)
-        assert verdict(one, one.p) == "cannot tell"
-        assert equivalence(one, 0.5).verdict == "cannot tell"
-        difference = auc_difference(labels, scores, -scores, clusters=clusters)
-        assert (difference.p, difference.low, difference.high) == (1, -1, 1)
-        assert judge([Claim("above", difference)]).verdict.tolist() == ["cannot tell"]
-
-
-def test_perfect_separation_stays_a_point_with_clusters():
-    labels, clusters = np.tile([0, 1], 10), np.arange(10).repeat(2)
-    one = mean_auc(labels, labels[None].astype(float), clusters=clusters)
-    assert (one.value, one.low, one.high, one.se) == (1, 1, 1, 0)
-
-
-def test_degrees_of_freedom_of_mixed_clusters_are_near_their_number():
-    """100 twin pairs with noise: df 0.19 when a covariance counted as a variance of its own."""
-    rng = np.random.default_rng(1)
-    labels, clusters = np.tile([0, 1], 100), np.arange(100).repeat(2)
-    scores = (rng.normal(size=100)[clusters] + 0.5 * rng.normal(size=200) + labels)[None]
-    one = mean_auc(labels, scores, clusters=clusters)
-    assert one.df == pytest.approx(99) and one.high - one.low < 0.2
-
-
-#: Clusters of both classes, of abnormal images alone, of normal images alone.
-KINDS = {"mixed": (1, 0, 0), "of one class": (0, 1, 1), "all kinds": (1, 1, 1)}
-
-
-def covered(kind: str, k: int, draws: int = 2000) -> float:
-    """How often a 95 % interval holds the true AUC; k clusters of 1 to 4 images of each kind.
-
-    A score is its cluster's level, noise of its own and 1 for an abnormal image; the truth is what
-    the AUC is on average, pairs within a cluster included.
-    """
-    rng, inside = np.random.default_rng(k), 0
-    of_kind = np.repeat((0, 1, 2), np.multiply(KINDS[kind], k))
-    far, near = stats.norm.cdf(1 / 2**0.5), stats.norm.cdf(1 / 0.6**0.5)
-    for _ in range(draws):
-        clusters = np.arange(len(of_kind)).repeat(rng.integers(1, 5, len(of_kind)))
-        coin = rng.random(len(clusters)) < 0.5
-        labels = np.select([of_kind[clusters] == 0, of_kind[clusters] == 1], [coin, 1], 0)
-        scores = rng.normal(size=len(of_kind))[clusters] * 0.7**0.5
-        scores += rng.normal(size=len(labels)) * 0.3**0.5 + labels
-        n1, n0 = np.bincount(clusters, labels), np.bincount(clusters, 1 - labels)
-        within, pairs = (n1 * n0).sum(), n1.sum() * n0.sum()
-        truth = (within * near + (pairs - within) * far) / pairs
-        one = mean_auc(labels, scores[None], clusters=clusters)
-        inside += one.low <= truth <= one.high
-    return inside / draws
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("k", [30, 60])
-def test_intervals_cover_with_clusters_of_every_kind(kind, k):
-    assert 0.93 <= covered(kind, k) <= 0.97

@@ -16,6 +16,16 @@ from d2ue.experiments.cleaned import (
     show_cleaned,
     show_cleaned_verdicts,
 )
+from d2ue.experiments.layouts import (
+    about,
+    differences,
+    layout,
+    long_table,
+    markdown,
+    seed_gains,
+    show_verdicts,
+    ticks,
+)
 from d2ue.experiments.paper import TABLE3 as PAPER_TABLE3
 from d2ue.experiments.printed import caption, table2_as_printed, table3_as_printed
 from d2ue.experiments.quick import (
@@ -30,19 +40,7 @@ from d2ue.experiments.quick import (
     summarise,
     worst_cases,
 )
-from d2ue.experiments.rows import (
-    Cell,
-    Row,
-    about,
-    collect,
-    differences,
-    layout,
-    long_table,
-    markdown,
-    seed_gains,
-    show_verdicts,
-    ticks,
-)
+from d2ue.experiments.rows import Cell, Row, collect
 
 __all__ = [
     "PAPER_TABLE3",

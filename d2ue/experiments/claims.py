@@ -15,18 +15,12 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from d2ue.config import BACKBONE_TITLES
 from d2ue.datasets.types import ABNORMAL, NORMAL
 from d2ue.experiments.controls import IMAGE_CONTROLS
-from d2ue.experiments.rows import BACKBONE_TITLES, CONTROL_GROUP, LEARNERS, WEIGHTS, Cell
-from d2ue.statistics.significance import (
-    COLUMNS,
-    Claim,
-    auc_difference,
-    describe,
-    judge,
-    log_ratio,
-    ratio_of_ratios,
-)
+from d2ue.experiments.rows import CONTROL_GROUP, LEARNERS, WEIGHTS, Cell
+from d2ue.statistics.significance import Estimate, auc_difference, log_ratio, ratio_of_ratios
+from d2ue.statistics.verdicts import COLUMNS, Claim, judge
 from d2ue.store.results import RECONSTRUCTION
 
 #: "Keeps" means: changes by less than this factor either way. The paper gives no margin; 5 % is
@@ -51,16 +45,17 @@ def verdicts(table: str, cells: Sequence[Cell]) -> pd.DataFrame:
         "not run".
     """
     parts = []
-    for name in dict.fromkeys(cell.data.name for cell in cells):
-        own = {(c.row.label, c.row.group): c for c in cells if c.data.name == name}
+    for name, lines in _by_data_set(cells).items():
         claims, absent = [], []
-        for text, better, worse in _pairs(table, own):
-            claim = _auc_claim(text, own.get(better), own.get(worse))
-            claims.append(claim) if claim else absent.append(text)
-        if claims:
-            parts.append(_judged(claims, lambda fraction: 100 * fraction).assign(dataset=name))
+        for text, better, worse in _pairs(table, lines):
+            claim = _auc_claim(text, lines.get(better), lines.get(worse))
+            if claim:
+                claims.append(claim)
+            else:
+                absent.append(text)
+        parts.append(_judged(claims, lambda fraction: 100 * fraction).assign(dataset=name))
         parts.append(_not_run(absent, name))
-    return _joined(parts, "difference")
+    return _joined(parts)
 
 
 def central_verdicts(cells: Sequence[Cell]) -> pd.DataFrame:
@@ -71,25 +66,30 @@ def central_verdicts(cells: Sequence[Cell]) -> pd.DataFrame:
     own mean squared error, disagreement the mean output-space uncertainty (Eq. 5).
 
     Returns:
-        As `verdicts`, with the difference and its interval as a factor ("factor", "low", "high";
-        1 = no change), a family for each data set.
+        As `verdicts`, a family for each data set, the difference and its interval as a factor
+        ("factor", "low", "high"; 1 = no change).
     """
     parts = []
-    for name in dict.fromkeys(cell.data.name for cell in cells):
-        own = {(c.row.label, c.row.group): c for c in cells if c.data.name == name}
+    for name, lines in _by_data_set(cells).items():
         claims: list[Claim] = []
         absent: list[str] = []
-        for group in dict.fromkeys(group for _, group in own):
-            with_, without = own.get(("Unc+RAR", group)), own.get(("Unc", group))
+        for group in dict.fromkeys(group for _, group in lines):
+            with_, without = lines.get(("Unc+RAR", group)), lines.get(("Unc", group))
             if with_ and without and _common(with_, without):
-                claims += list(_central(group, with_, without))
+                claims += _central(group, with_, without)
             elif with_ and without:
                 absent += [text.format(group) for text in _CENTRAL]
-        if claims:
-            judged = _judged(claims, math.exp).rename(columns={"difference": "factor"})
-            parts.append(judged.assign(dataset=name))
+        parts.append(_judged(claims, math.exp).assign(dataset=name))
         parts.append(_not_run(absent, name))
-    return _joined(parts, "factor")
+    return _joined(parts).rename(columns={"difference": "factor"})
+
+
+def _by_data_set(cells: Sequence[Cell]) -> dict[str, dict[tuple[str, str], Cell]]:
+    """Cells by data set, then by (label, group)."""
+    lines: dict[str, dict[tuple[str, str], Cell]] = {}
+    for cell in cells:
+        lines.setdefault(cell.data.name, {})[cell.row.label, cell.row.group] = cell
+    return lines
 
 
 #: The central claims, of a backbone.
@@ -105,12 +105,11 @@ def _not_run(claims: Sequence[str], dataset: str) -> pd.DataFrame:
     return pd.DataFrame({"claim": claims, "dataset": dataset, "verdict": "not run"})
 
 
-def _joined(parts: Sequence[pd.DataFrame], value: str) -> pd.DataFrame:
+def _joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Verdicts of all data sets; the same columns also where nothing was run."""
-    columns = ["dataset", *(value if column == "difference" else column for column in COLUMNS)]
     parts = [part for part in parts if len(part)]
     frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    return frame.reindex(columns=columns)
+    return frame.reindex(columns=["dataset", *COLUMNS])
 
 
 def _judged(claims: Sequence[Claim], show: Callable[[float], float]) -> pd.DataFrame:
@@ -123,66 +122,44 @@ def _judged(claims: Sequence[Claim], show: Callable[[float], float]) -> pd.DataF
     ]
     # One seed agrees with itself: it decides nothing, whatever its images say.
     judged.loc[judged["n_seeds"] < 2, "verdict"] = "cannot tell"
-    judged["verdict"] = [
-        describe(line["verdict"], line["n_seeds"], line["sources"])
-        for line in judged.to_dict("records")
-    ]
+    words = []
+    for verdict, n, sources in judged[["verdict", "n_seeds", "sources"]].itertuples(index=False):
+        seeds = f"{n} seed" if n == 1 else f"{n} seeds"
+        unknown = verdict == "cannot tell"
+        words.append(f"{verdict} with {seeds}" if unknown else f"{verdict} ({seeds}, {sources})")
+    judged["verdict"] = words
     return judged
 
 
-def _central(group: str, with_: Cell, without: Cell) -> Iterable[Claim]:
-    seeds = _common(with_, without)
-    normal, abnormal = with_.labels == NORMAL, with_.labels == ABNORMAL
+def _central(group: str, with_: Cell, without: Cell) -> list[Claim]:
+    seeds, clusters = _common(with_, without), with_.clusters
+    masks = {"normal": with_.labels == NORMAL, "abnormal": with_.labels == ABNORMAL}
+    of = {kind: None if clusters is None else clusters[mask] for kind, mask in masks.items()}
 
-    def values(cell: Cell, method: str, which: np.ndarray) -> np.ndarray:
-        return cell.scores(method, seeds)[:, which]
+    def values(cell: Cell, method: str, kind: str) -> np.ndarray:
+        return cell.scores(method, seeds)[:, masks[kind]]
 
-    texts = [text.format(group) for text in _CENTRAL]
-    margin = math.log(KEPT_WITHIN)
-    clusters = with_.clusters
-    of_normal, of_abnormal = (None if clusters is None else clusters[k] for k in (normal, abnormal))
-    yield Claim(
-        texts[0],
-        log_ratio(
-            values(with_, RECONSTRUCTION, normal),
-            values(without, RECONSTRUCTION, normal),
-            clusters=of_normal,
-        ),
-        "equal",
-        margin,
+    def change(method: str, kind: str) -> Estimate:
+        pair = values(with_, method, kind), values(without, method, kind)
+        return log_ratio(*pair, clusters=of[kind])
+
+    contrast = ratio_of_ratios(
+        values(with_, "output", "abnormal"),
+        values(with_, "output", "normal"),
+        values(without, "output", "abnormal"),
+        values(without, "output", "normal"),
+        clusters=None if clusters is None else (of["abnormal"], of["normal"]),
     )
-    yield Claim(
-        texts[1],
-        log_ratio(
-            values(with_, "output", normal),
-            values(without, "output", normal),
-            clusters=of_normal,
-        ),
-        "equal",
-        margin,
+    estimates = (
+        (change(RECONSTRUCTION, "normal"), math.log(KEPT_WITHIN)),
+        (change("output", "normal"), math.log(KEPT_WITHIN)),
+        (change("output", "abnormal"), None),
+        (contrast, None),
     )
-    yield Claim(
-        texts[2],
-        log_ratio(
-            values(with_, "output", abnormal),
-            values(without, "output", abnormal),
-            clusters=of_abnormal,
-        ),
-        "greater",
-        None,
-    )
-    yield Claim(
-        texts[3],
-        ratio_of_ratios(
-            values(with_, "output", abnormal),
-            values(with_, "output", normal),
-            values(without, "output", abnormal),
-            values(without, "output", normal),
-            clusters=None if clusters is None else (of_abnormal, of_normal),
-        ),
-        "greater",
-        None,
-    )
+    return [
+        Claim(text.format(group), *estimate)
+        for text, estimate in zip(_CENTRAL, estimates, strict=True)
+    ]
 
 
 def _common(a: Cell, b: Cell) -> list[int]:
@@ -201,7 +178,7 @@ def _auc_claim(text: str, better: Cell | None, worse: Cell | None) -> Claim | No
         return None
     scores = better.scores(seeds=seeds), worse.scores(seeds=seeds)
     estimate = auc_difference(better.labels, *scores, clusters=better.clusters)
-    return Claim(text, estimate, "greater", None)
+    return Claim(text, estimate)
 
 
 def _pairs(table: str, cells: Iterable[tuple[str, str]]) -> list[Pair]:
@@ -239,17 +216,13 @@ def _against_controls(groups: list[str], rivals: list[str]) -> list[Pair]:
     undirected = {control.title for control in IMAGE_CONTROLS.values() if not control.directed}
     pairs: list[Pair] = []
     for g in groups:
-        own = [x for x in rivals if x not in undirected and not _of_another(x, g)]
-        pairs += [
-            (f"{g}: both beat {label}", ("Unc+RAR+DSU", g), (label, CONTROL_GROUP)) for label in own
-        ]
+        others = set(BACKBONE_TITLES.values()) - {g}
+        for label in rivals:
+            of_another = others & set(label.replace(",", "").split())
+            if label not in undirected and not of_another:
+                both = ("Unc+RAR+DSU", g)
+                pairs.append((f"{g}: both beat {label}", both, (label, CONTROL_GROUP)))
     return pairs
-
-
-def _of_another(label: str, group: str) -> bool:
-    """Whether a control is of another backbone than the group's."""
-    words = label.replace(",", "").split()
-    return any(title in words for title in BACKBONE_TITLES.values() if title != group)
 
 
 def _table3(_: list[str]) -> list[Pair]:

@@ -1,20 +1,13 @@
 """A table on the published and on the cleaned split, side by side.
 
-The cleaned split that is meant here leaves training alone and drops the test images of which a near
-duplicate was trained on, whole clusters at a time. So learners are the same, and so is every
-score of every image that is left: nothing is trained and no image is needed, and the two columns
-differ by the dropped images alone. How far a row moves is a paired difference, its interval a
-bootstrap that resamples clusters and computes both AUCs from the same draw.
+The cleaned split drops the test images of which a near duplicate was trained on, whole clusters at
+a time; training stays as it is. So learners and scores are the same, nothing is trained, and the
+two columns differ by the dropped images alone. How far a row moves is a paired difference, its
+interval a bootstrap that resamples clusters and computes both AUCs from the same draw.
 
-What a change does and does not say: dropped are the normal images most like the training images, so
-that those left are also the less usual ones. A fall says that the published AUC rests on near
-duplicates; it is no estimate of the AUC on new scans of the kind that was trained on, which would
-take other normal images, or training without the duplicates.
-
-    cells, _ = obtain(["table2", "controls"], settings)
-    clusters = read_clusters("figures/brain-mri/audit/clusters.csv")
-    table = published_and_cleaned([*cells["table2"], *cells["controls"]], clusters)
-    verdicts = cleaned_verdicts(cells["table2"], clusters)
+Dropped are the normal images most like the training images, so those left are also the less usual
+ones. A fall says that the published AUC rests on near duplicates; it is no estimate of the AUC on
+new scans, which would take other normal images, or training without the duplicates.
 """
 
 from __future__ import annotations
@@ -31,9 +24,10 @@ import pandas as pd
 from d2ue import plotting
 from d2ue.errors import InputError
 from d2ue.experiments.claims import verdicts
+from d2ue.experiments.layouts import long_table, markdown
 from d2ue.experiments.quick import save_results
-from d2ue.experiments.rows import Cell, long_table, markdown
-from d2ue.statistics.clusters import Clusters, strata
+from d2ue.experiments.rows import Cell
+from d2ue.statistics.clusters import Clusters
 from d2ue.store.files import write_text
 from d2ue.store.results import Record
 
@@ -44,14 +38,7 @@ _KEPT = ["AUC", "AUC_std", "AUC_low", "AUC_high", "n_normal", "n_abnormal", "ind
 
 
 def cleaned_cells(cells: Sequence[Cell], clusters: Clusters) -> list[Cell]:
-    """The same cells on the test images without a near duplicate in train.
-
-    Args:
-        cells: of one data set.
-        clusters: of that data set; those of the kept images go along.
-
-    Returns:
-        Cells of a data set called NAME-cleaned: records of the kept images alone.
+    """The same cells on the test images without a near duplicate in train, as set NAME-cleaned.
 
     Raises:
         InputError: if the cells are of several data sets, the clusters are of other images, or a
@@ -65,8 +52,7 @@ def cleaned_cells(cells: Sequence[Cell], clusters: Clusters) -> list[Cell]:
             f"Of the normal test images {left[0]} clusters have no near duplicate in train, of the "
             f"abnormal ones {left[1]}: an AUC of what is left takes two of each."
         )
-    key = cells[0].data
-    labels = clusters.labels[kept]
+    key, labels = cells[0].data, clusters.labels[kept]
     part = dataclasses.replace(
         key,
         name=f"{key.name}-cleaned",
@@ -107,15 +93,13 @@ def published_and_cleaned(
         One line a cell, in order. Columns group, row, dataset, n_seeds, note, paper_AUC; then AUC,
         AUC_std, AUC_low, AUC_high, n_normal, n_abnormal and independence, each ending in
         "_published" and "_cleaned"; change (published less cleaned, percent points, averaged over
-        seeds: above 0 where near duplicates of training images raise the AUC), change_low,
-        change_high (95 %, over clusters of images; seeds are taken as they are). Intervals of both
-        AUCs respect clusters. Rows that were not run are empty.
+        seeds), change_low, change_high (95 %, over clusters of images; seeds are taken as they
+        are). Intervals of both AUCs respect clusters. Rows that were not run are empty.
 
     Raises:
         InputError: as `cleaned_cells`.
     """
-    cleaned = cleaned_cells(cells, clusters)
-    published = _published(cells, clusters)
+    cleaned, published = cleaned_cells(cells, clusters), _published(cells, clusters)
     before, after = long_table(published), long_table(cleaned)
     frame = before[["group", "row", "dataset", "n_seeds", "note", "paper_AUC"]].copy()
     for column in _KEPT:
@@ -133,62 +117,54 @@ def cleaned_verdicts(
 ) -> pd.DataFrame:
     """The claims of a table on both splits, each split a family of its own.
 
-    Args:
-        cells: of one data set; for "controls" those of table2 and of the controls.
-        clusters: near duplicates of that data set.
-        table: as for `d2ue.experiments.verdicts`.
+    For table "controls" the cells are those of table2 and of the controls.
 
     Returns:
-        One line a claim that was run on both: claim, dataset, n_seeds, then difference (percent
-        points), low, high, p_holm, per_seed, independence and verdict, each ending in
-        "_published" and "_cleaned".
+        One line a claim that was run: claim, dataset, n_seeds, then difference (percent points),
+        low, high, p_holm, per_seed, independence and verdict, each ending in "_published" and
+        "_cleaned".
 
     Raises:
         InputError: as `cleaned_cells`.
     """
-    pair = []
-    for split in (_published(cells, clusters), cleaned_cells(cells, clusters)):
-        found = verdicts(table, split)
-        run = found[found["verdict"] != "not run"].reset_index(drop=True)
-        pair.append(run)
-    before, after = pair
-    names = ["difference", "low", "high", "p_holm", "per_seed", "independence", "verdict"]
-    kept = [name for name in ("claim", "dataset", "n_seeds") if name in before]
-    frame = before[kept].copy()
-    for name in names if len(before) else ():
+    before, after = (
+        judged[judged["verdict"] != "not run"].reset_index(drop=True)
+        for judged in (
+            verdicts(table, _published(cells, clusters)),
+            verdicts(table, cleaned_cells(cells, clusters)),
+        )
+    )
+    frame = before[["claim", "dataset", "n_seeds"]].copy()
+    for name in ("difference", "low", "high", "p_holm", "per_seed", "independence", "verdict"):
         frame[f"{name}_published"] = before[name]
         frame[f"{name}_cleaned"] = after[name]
     return frame
 
 
 def show_cleaned(frame: pd.DataFrame) -> pd.DataFrame:
-    """`published_and_cleaned` as a reader wants it: mean ± spread (n), the change, the paper.
+    """`published_and_cleaned` as a reader wants it: mean ± spread (interval), the change, n.
 
     Rows that were not run are left out.
     """
     run = frame[frame["n_seeds"] > 0]
+    lines = run.to_dict("records")
 
-    def value(line: pd.Series, split: str) -> str:
-        spread = line[f"AUC_std_{split}"]
-        text = f"{line[f'AUC_{split}']:.1f}" + ("" if np.isnan(spread) else f" ± {spread:.1f}")
-        low, high = line[f"AUC_low_{split}"], line[f"AUC_high_{split}"]
-        return f"{text} ({low:.1f} to {high:.1f})"
+    def value(line: dict, split: str) -> str:
+        auc, std, low, high = (line[f"AUC{end}_{split}"] for end in ("", "_std", "_low", "_high"))
+        spread = "" if np.isnan(std) else f" ± {std:.1f}"
+        return f"{auc:.1f}{spread} ({low:.1f} to {high:.1f})"
 
-    def change(line: pd.Series) -> str:
-        return f"{line['change']:+.1f} ({line['change_low']:+.1f} to {line['change_high']:+.1f})"
-
-    columns: dict[str, Any] = {}
+    columns: dict[str, list[str]] = {}
     for split in ("published", "cleaned"):
-        sizes = run.iloc[0] if len(run) else pd.Series(dtype=float)
+        sizes = lines[0] if lines else {}
         normal, abnormal = (sizes.get(f"n_{kind}_{split}", 0) for kind in ("normal", "abnormal"))
-        columns[f"{split}, {normal} + {abnormal} images"] = [
-            value(line, split) for _, line in run.iterrows()
-        ]
-    columns["published - cleaned"] = [change(line) for _, line in run.iterrows()]
-    columns["n"] = [
-        f"{line['n_seeds']}" + (f", {line['note']}" if line["note"] else "")
-        for _, line in run.iterrows()
+        name = f"{split}, {normal} + {abnormal} images"
+        columns[name] = [value(line, split) for line in lines]
+    columns["published - cleaned"] = [
+        f"{line['change']:+.1f} ({line['change_low']:+.1f} to {line['change_high']:+.1f})"
+        for line in lines
     ]
+    columns["n"] = [", ".join(filter(None, (str(x["n_seeds"]), x["note"]))) for x in lines]
     columns["paper"] = ["" if np.isnan(v) else f"{v:.1f}" for v in run["paper_AUC"]]
     index = pd.MultiIndex.from_frame(run[["group", "row"]], names=["", "row"])
     return pd.DataFrame(columns, index=index)
@@ -198,10 +174,10 @@ def show_cleaned_verdicts(frame: pd.DataFrame) -> pd.DataFrame:
     """`cleaned_verdicts` as a reader wants it: difference (interval) and verdict on both splits."""
     columns: dict[str, Any] = {"claim": frame["claim"]}
     for split in ("published", "cleaned"):
+        numbers = frame[[f"{name}_{split}" for name in ("difference", "low", "high")]]
         columns[f"{split}: difference in AUC (95 % interval)"] = [
-            f"{line[f'difference_{split}']:+.1f} "
-            f"({line[f'low_{split}']:+.1f} to {line[f'high_{split}']:+.1f})"
-            for _, line in frame.iterrows()
+            f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+            for value, low, high in numbers.itertuples(index=False)
         ]
         columns[f"{split}: verdict"] = frame[f"verdict_{split}"]
     return pd.DataFrame(columns)
@@ -220,35 +196,27 @@ def save_cleaned(
         table: from `published_and_cleaned`.
         judged: by table ("table2", "controls"), from `cleaned_verdicts`.
         parameters: plain values that name what it came from: scores, clusters, settings.
-
-    Returns:
-        The folder.
-
-    Raises:
-        InputError: if it cannot be written to.
     """
     tables = {"cleaned": table} | {f"{name}_verdicts": v for name, v in judged.items()}
     figure = plotting.published_against_cleaned(table)
     folder = save_results(out, parameters, tables, {"cleaned": figure})
     run = table[table["n_seeds"] > 0]
+    independent = [
+        f"{split}, {run[f'independence_{split}'].iloc[0]}"
+        for split in ("published", "cleaned")
+        if len(run)
+    ]
     head = (
         "AUC in percent: mean ± standard deviation over seeds (95 % interval over test images). "
         "The cleaned split drops the test images of which a near duplicate was trained on; the "
         "learners are the same, and the normal images left are also the less usual ones. Intervals "
-        "and tests: "
-        + "; ".join(
-            f"{split}, {run[f'independence_{split}'].iloc[0]}"
-            for split in ("published", "cleaned")
-            if len(run)
-        )
-        + ". What it came from is in parameters.json.\n\n"
+        f"and tests: {'; '.join(independent)}. What it came from is in parameters.json.\n\n"
     )
     write_text(folder / "cleaned.md", head + markdown(show_cleaned(table)))
     for name, frame in judged.items():
         text = markdown(show_cleaned_verdicts(frame)) if len(frame) else "No claim was run.\n"
-        write_text(
-            folder / f"{name}_verdicts.md", f"The claims of {name} on both splits.\n\n{text}"
-        )
+        text = f"The claims of {name} on both splits.\n\n{text}"
+        write_text(folder / f"{name}_verdicts.md", text)
     return folder
 
 
@@ -270,14 +238,16 @@ def _check(cells: Sequence[Cell], clusters: Clusters) -> None:
 
 def _draws(clusters: Clusters, resamples: int, seed: int) -> np.ndarray:
     """How often each test image is drawn: float64 [resamples, n], whole clusters at a time."""
-    members, kinds = strata(clusters.labels, clusters.test)
-    rng = np.random.default_rng(seed)
-    counts = np.zeros((resamples, len(members)))
-    for which in kinds:
-        counts[:, which] = rng.multinomial(
-            len(which), np.full(len(which), 1 / len(which)), resamples
-        )
     _, cluster = np.unique(clusters.test, return_inverse=True)
+    abnormal = np.bincount(cluster, clusters.labels) / np.bincount(cluster)
+    rng = np.random.default_rng(seed)
+    counts = np.zeros((resamples, len(abnormal)))
+    # Clusters of either class and of both apart, so that every resample holds both classes.
+    for kind in (abnormal == 0, abnormal == 1, (abnormal > 0) & (abnormal < 1)):
+        which = np.flatnonzero(kind)
+        if len(which):
+            even = np.full(len(which), 1 / len(which))
+            counts[:, which] = rng.multinomial(len(which), even, resamples)
     return counts[:, cluster]
 
 

@@ -2,7 +2,8 @@
 
 A benchmark whose abnormal images come from another place can be told apart without looking for
 anomalies. Each control is one way of doing so; a method that is no better than they are has shown
-nothing on that benchmark. All are computed on the images that the networks see.
+nothing on that benchmark. All are computed on the images that the networks see, uint8
+[n, 1, H, W], and are float64 [n].
 
 | control | needs | direction |
 |---|---|---|
@@ -17,7 +18,7 @@ what counts: an AUC of 20 tells the classes apart as well as one of 80.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,14 +34,8 @@ from d2ue.uncertainty import image_score, input_gradients
 PCA_COMPONENTS = 16
 
 
-@dataclass(frozen=True)
-class Control:
-    """A control that looks at images alone.
-
-    Attributes:
-        title: what tables call it.
-        directed: whether higher was known to mean more abnormal before looking at labels.
-    """
+class Control(NamedTuple):
+    """What tables call a control, and whether higher was known to mean more abnormal."""
 
     title: str
     directed: bool
@@ -57,22 +52,12 @@ IMAGE_CONTROLS = {
 
 
 def mean_intensity(images: np.ndarray) -> np.ndarray:
-    """Mean grey level of each image.
-
-    Args:
-        images: uint8 [n, 1, H, W].
-
-    Returns:
-        float64 [n], 0 to 255. No direction is known: neither bright nor dark is abnormal.
-    """
+    """Mean grey level of each image, 0 to 255; neither bright nor dark is known to be abnormal."""
     return _checked(images).mean((1, 2))
 
 
 def sharpness(images: np.ndarray) -> np.ndarray:
     """Mean absolute Laplacian of each image: 4 x less its four neighbours, inner pixels only.
-
-    Args:
-        images: uint8 [n, 1, H, W], at least 3 x 3.
 
     Returns:
         float64 [n], 0 to 1020 grey levels; 0 for flat images and ramps. No direction is known:
@@ -86,32 +71,16 @@ def sharpness(images: np.ndarray) -> np.ndarray:
 
 
 def distance_to_mean(images: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Euclidean distance of each image to the mean training image.
-
-    Args:
-        images: uint8 [n, 1, H, W].
-        train: uint8 [m, 1, H, W], normal images.
-
-    Returns:
-        float64 [n], root mean square over pixels in grey levels; higher = more abnormal.
-
-    Raises:
-        InputError: if shapes do not fit or there is no training image.
-    """
+    """Distance of each image to the mean training image: root mean square, in grey levels."""
     x, normal = _pair(images, train)
     return np.sqrt(np.square(x - normal.mean(0)).mean((1, 2)))
 
 
 def nearest_neighbour(images: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Euclidean distance of each image to the nearest training image.
+    """Distance of each image to the nearest training image: root mean square, in grey levels.
 
     Exact: sums of squared integers this small have no rounding in float64, so that a copy of a
     training image is at distance 0.
-
-    Args and Raises as for `distance_to_mean`.
-
-    Returns:
-        float64 [n], root mean square over pixels in grey levels; higher = more abnormal.
     """
     from sklearn.neighbors import NearestNeighbors  # here: importing it takes as long as all else
 
@@ -127,18 +96,8 @@ def pca_error(
 ) -> np.ndarray:
     """Error of each image's reconstruction from the first principal components of train.
 
-    The linear autoencoder with as many latent values as the networks have.
-
-    Args:
-        images: uint8 [n, 1, H, W].
-        train: uint8 [m, 1, H, W], normal images.
-        components: how many; fewer where there are not so many training images or pixels.
-
-    Returns:
-        float64 [n], root mean square over pixels in grey levels; higher = more abnormal.
-
-    Raises:
-        InputError: as `distance_to_mean`.
+    The linear autoencoder with as many latent values as the networks have: root mean square, in
+    grey levels. Components are fewer where there are not so many training images or pixels.
     """
     from sklearn.decomposition import PCA
 
@@ -158,16 +117,6 @@ def gradient_score(ensemble: Ensemble, images: np.ndarray) -> np.ndarray:
     """AE-Grad: mean |grad_X L| of the first learner alone, L as Eq. (6) takes it.
 
     What remains of dual-space uncertainty without an ensemble and without its error.
-
-    Args:
-        ensemble: its first learner is looked at.
-        images: uint8 [n, 1, H, W].
-
-    Returns:
-        float64 [n]; higher = more abnormal.
-
-    Raises:
-        InputError: if the images do not fit the ensemble.
     """
     single = ensemble.first(1)
     error = GRADIENT_ERRORS[ensemble.config.backbone][0]
@@ -181,11 +130,7 @@ def gradient_score(ensemble: Ensemble, images: np.ndarray) -> np.ndarray:
 def untrained_ensemble(config: TrainConfig) -> Ensemble:
     """The learners as training would start with them: initial weights, BatchNorm's defaults.
 
-    Scored by ensemble, output and dual like any other. What it reaches is the doing of the images
-    and of the architecture; the scores' direction, higher = more abnormal, is the method's.
-
-    Args:
-        config: the settings; of these backbone, size, memory, seed and number of learners act.
+    What its scores reach is the doing of the images and of the architecture.
     """
     numbers = range(1, config.n_learners + 1)
     learners = [initial_network(LearnerTask(config, number)).eval() for number in numbers]
@@ -194,14 +139,14 @@ def untrained_ensemble(config: TrainConfig) -> Ensemble:
 
 def image_controls(test: ImageSet, train: ImageSet) -> dict[str, np.ndarray]:
     """Every control that needs images alone: float32 [n] by the names of `IMAGE_CONTROLS`."""
-    found = {
+    scores = {
         "intensity": mean_intensity(test.images),
         "sharpness": sharpness(test.images),
         "mean-image": distance_to_mean(test.images, train.images),
         "neighbour": nearest_neighbour(test.images, train.images),
         "pca": pca_error(test.images, train.images),
     }
-    return {name: values.astype(np.float32) for name, values in found.items()}
+    return {name: values.astype(np.float32) for name, values in scores.items()}
 
 
 def _checked(images: np.ndarray) -> np.ndarray:

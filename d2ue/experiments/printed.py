@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from d2ue.experiments.layouts import ticks
 from d2ue.experiments.paper import TABLE3
-from d2ue.experiments.rows import ticks
 
 #: The four parts of the method that Table 2 switches on, and which of its rows have which.
 PARTS = ("Ens", "Unc", "RAR", "DSU")
@@ -14,10 +14,7 @@ YES = "✓"
 
 
 def table2_as_printed(table: pd.DataFrame) -> pd.DataFrame:
-    """Table 2 of one data set: ticks of Ens, Unc, RAR and DSU as rows, backbones side by side.
-
-    Args:
-        table: `long_table` of the cells of table2.
+    """Table 2 of one data set, from its `long_table`: ticks as rows, backbones side by side.
 
     Returns:
         Texts, indexed by the four ticks (and "", or what else a row is), a column a backbone. A
@@ -26,12 +23,12 @@ def table2_as_printed(table: pd.DataFrame) -> pd.DataFrame:
     """
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for label in dict.fromkeys(table["row"]):
-        own = table[table["row"] == label]
+        of_row = table[table["row"] == label]
         words = label.split("+")
         printed = set(words) <= set(PARTS)
         key = tuple(YES if printed and part in words else "" for part in PARTS)
         lines[(*key, "" if printed else label)] = {
-            line["group"]: cell(line) for line in own.to_dict("records")
+            line["group"]: cell(line) for line in of_row.to_dict("records")
         }
     frame = pd.DataFrame.from_dict(lines, orient="index")
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=[*PARTS, "other"])
@@ -39,25 +36,21 @@ def table2_as_printed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def table3_as_printed(table: pd.DataFrame) -> pd.DataFrame:
-    """Table 3 of one data set: similarities as columns, its two rows of ticks, then AUC.
+    """Table 3 of one data set, from its `long_table`: two rows of ticks, then AUC by score.
 
-    Args:
-        table: `long_table` of the cells of table3.
-
-    Returns:
-        Texts; the paper's row is of RSNA, whatever the data set.
+    The paper's row is of RSNA, whatever the data set.
     """
     names = list(dict.fromkeys(table["row"]))
-    found = ticks()
+    invariant = ticks()
     lines = {
         f"invariant to {kind}": {
-            name: YES if name != "none" and found.loc[name, kind] else "" for name in names
+            name: YES if name != "none" and invariant.loc[name, kind] else "" for name in names
         }
         for kind in ("scaling", "rotation")
     }
     for group in dict.fromkeys(table["group"]):
-        own = table[table["group"] == group].set_index("row")
-        lines[f"AUC by {group}"] = {n: ours(own.loc[n].to_dict()) for n in own.index}
+        of_score = table[table["group"] == group].to_dict("records")
+        lines[f"AUC by {group}"] = {line["row"]: ours(line) for line in of_score}
     lines["the paper, by Unc, on RSNA"] = {n: f"{TABLE3[n]:.1f}" for n in names if n in TABLE3}
     frame = pd.DataFrame.from_dict(lines, orient="index").reindex(columns=names)
     return frame.rename_axis("similarity").fillna("")

@@ -27,15 +27,7 @@ def score_table(
     test: ImageSet,
     methods: Sequence[str] = ("ensemble", "output", "dual"),
 ) -> pd.DataFrame:
-    """AUC and AP of every ensemble by every score: one row each.
-
-    The score is the ensemble's own, so its AUC is that of one ranking of the images, not a mean
-    over learners.
-
-    Args:
-        ensembles: trained ensembles.
-        test: labelled images.
-        methods: scores, as for `d2ue.uncertainty.image_scores`.
+    """AUC and AP of every ensemble by every score: one row each, of the ensemble's own ranking.
 
     Returns:
         Columns backbone, similarity, repulsion_weight (0 where nothing is repelled), seed, method,
@@ -51,17 +43,16 @@ def score_table(
         c = ensemble.config
         for method in methods:
             scores = image_scores(ensemble, test.images, method)
-            rows.append(
-                {
-                    "backbone": c.backbone,
-                    "similarity": c.similarity if c.repels else "none",
-                    "repulsion_weight": c.repulsion_weight if c.repels else 0.0,
-                    "seed": c.seed,
-                    "method": method,
-                    "AUC": 100 * auc(test.labels, scores),
-                    "AP": 100 * average_precision(test.labels, scores),
-                }
-            )
+            row = {
+                "backbone": c.backbone,
+                "similarity": c.similarity if c.repels else "none",
+                "repulsion_weight": c.repulsion_weight if c.repels else 0.0,
+                "seed": c.seed,
+                "method": method,
+                "AUC": 100 * auc(test.labels, scores),
+                "AP": 100 * average_precision(test.labels, scores),
+            }
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -85,8 +76,7 @@ def paper_layout(table: pd.DataFrame) -> pd.DataFrame:
         seed has no spread and shows none.
     """
     cells: dict[tuple[str, str], dict[str, str]] = {}
-    for keys, row in summarise(table).iterrows():
-        backbone, similarity, weight, method = keys
+    for (backbone, similarity, weight, method), row in summarise(table).iterrows():
         n = int(row["AUC", "n"])
         repulsion = f"{similarity}, λ = {weight:g}" if weight else "none"
         line = f"{backbone.upper()}, repulsion {repulsion} (n = {n})"
@@ -94,24 +84,18 @@ def paper_layout(table: pd.DataFrame) -> pd.DataFrame:
             spread = f" ± {row[metric, 'std']:.1f}" if n > 1 else ""
             text = f"{row[metric, 'mean']:.1f}{spread}"
             cells.setdefault((ROW_NAMES[method], metric), {})[line] = text
-    wide = pd.DataFrame(cells)
-    wide.columns = pd.MultiIndex.from_tuples(wide.columns, names=["score", "percent"])
-    return wide
+    return pd.DataFrame(cells).rename_axis(columns=["score", "percent"])
 
 
 def readings(table: pd.DataFrame) -> list[str]:
     """What a `score_table` of one backbone says of the paper's claims, one sentence each.
 
-    The claims are those behind Table 2: repulsion raises the AUC of Unc, DSU raises it, both
-    together beat either, and the whole method beats the reconstruction error. Each sentence counts
-    the seeds and gives the mean difference with its range, so that it stays true whatever the
-    numbers are. Claims whose runs are not in the table are left out.
+    Each sentence counts the seeds in which a claim behind Table 2 holds, and gives the mean
+    difference with its range. Claims whose runs are not in the table are left out.
     """
-    without, with_ = table["repulsion_weight"] == 0, table["repulsion_weight"] > 0
+    repelled = table["repulsion_weight"] > 0
     series = {
-        (repelled, method): part.set_index("seed")["AUC"]
-        for repelled, rows in ((False, table[without]), (True, table[with_]))
-        for method, part in rows.groupby("method")
+        key: part.set_index("seed")["AUC"] for key, part in table.groupby([repelled, "method"])
     }
     claims = (
         ("Repulsion raises Unc", (True, "output"), (False, "output")),
@@ -146,43 +130,42 @@ def reconstruction_ratio(ensemble: Ensemble, train: ImageSet, normals: ImageSet)
     return float(learnt / np.square(x - mean_image).mean())
 
 
+def _labels(test: ImageSet) -> np.ndarray:
+    if test.labels is None:
+        raise InputError("These test images have no labels, so no examples can be chosen.")
+    return test.labels
+
+
 def examples(test: ImageSet, scores: np.ndarray, n: int = 2) -> np.ndarray:
     """Positions of n normal and n abnormal images to look at, not picked by hand.
 
     They stand evenly spread over their class's ranking by score, from typical to high: the same
     quantiles for both, so that neither class is shown at its best.
     """
-    if test.labels is None:
-        raise InputError("These test images have no labels, so no examples can be chosen.")
     quantiles = np.linspace(0.5, 0.9, n)
     chosen = []
     for label in (NORMAL, ABNORMAL):
-        own = np.flatnonzero(test.labels == label)
-        ranked = own[np.argsort(scores[own], kind="stable")]
+        of_class = np.flatnonzero(_labels(test) == label)
+        ranked = of_class[np.argsort(scores[of_class], kind="stable")]
         chosen.append(ranked[(quantiles * (len(ranked) - 1)).round().astype(int)])
     return np.concatenate(chosen)
 
 
 def drawn_examples(test: ImageSet, n: int = 4, seed: int = 0) -> np.ndarray:
     """Positions of n abnormal images drawn at random, fewer where there are not so many."""
-    if test.labels is None:
-        raise InputError("These test images have no labels, so no examples can be drawn.")
-    own = np.flatnonzero(test.labels == ABNORMAL)
-    return np.random.default_rng(seed).choice(own, min(n, len(own)), replace=False)
+    abnormal = np.flatnonzero(_labels(test) == ABNORMAL)
+    return np.random.default_rng(seed).choice(abnormal, min(n, len(abnormal)), replace=False)
 
 
 def worst_cases(test: ImageSet, scores: np.ndarray, n: int = 2) -> np.ndarray:
     """Positions of the n highest-scored normal images, then of the n lowest-scored abnormal ones.
 
-    These are the images that a threshold on the score gets wrong first; the worst of each come
-    first.
+    These are the images that a threshold on the score gets wrong first, the worst of each first.
     """
-    if test.labels is None:
-        raise InputError("These test images have no labels, so none is known to be scored wrongly.")
     chosen = []
     for label, order in ((NORMAL, -scores), (ABNORMAL, scores)):
-        own = np.flatnonzero(test.labels == label)
-        chosen.append(own[np.argsort(order[own], kind="stable")][:n])
+        of_class = np.flatnonzero(_labels(test) == label)
+        chosen.append(of_class[np.argsort(order[of_class], kind="stable")][:n])
     return np.concatenate(chosen)
 
 
@@ -200,13 +183,7 @@ def save_results(
         parameters: plain values; versions of the software are added.
         tables: by file name without ending.
         figures: matplotlib figures by file name without ending.
-        about: what they are of and where they come from, kept in the PNG files as "Description".
-
-    Returns:
-        The folder.
-
-    Raises:
-        InputError: if it cannot be written to.
+        about: what they are of, kept in the PNG files as "Description".
     """
     target = results_folder.claim(folder)
     try:

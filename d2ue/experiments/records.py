@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from d2ue.config import TrainConfig
+from d2ue.config import GRADIENT_ERRORS, TrainConfig
 from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
 from d2ue.ensemble import Ensemble
 from d2ue.experiments.controls import gradient_score, image_controls, untrained_ensemble
@@ -27,17 +27,14 @@ from d2ue.uncertainty import (
 def score_record(ensemble: Ensemble, test: ImageSet, data: DataKey) -> Record:
     """Score test images by every method, in one forward and backward pass a batch.
 
-    Args:
-        ensemble: one or more learners; a single one has no disagreement to score by.
-        test: labelled images.
-        data: their key.
+    A single learner has no disagreement to score by.
 
     Raises:
         InputError: if the images do not fit the ensemble.
     """
     assert test.labels is not None
     parts: list[dict[str, torch.Tensor]] = []
-    error = {"aeu": "weighted-mse"}.get(ensemble.config.backbone, "l1")
+    error = GRADIENT_ERRORS[ensemble.config.backbone][0]
     for x in ensemble.batches(test.images, 64):
         gradients, f, s = input_gradients(ensemble.network, x, error)
         maps = {"ensemble": ensemble_map(x, f, s)}
@@ -48,10 +45,14 @@ def score_record(ensemble: Ensemble, test: ImageSet, data: DataKey) -> Record:
         maps[RECONSTRUCTION] = (x - f).square().mean(0)
         parts.append({key: image_score(value.cpu().double()) for key, value in maps.items()})
     scores = {key: torch.cat([part[key] for part in parts]).float().numpy() for key in parts[0]}
-    device = str(ensemble.device)
-    made = {**versions(device), "device": device, "threads": str(torch.get_num_threads())}
-    config = ensemble.config
-    return Record(config, data, test.labels, scores, learner_similarity(ensemble, test), made)
+    similarity = learner_similarity(ensemble, test)
+    return Record(
+        ensemble.config, data, test.labels, scores, similarity, _made_with(str(ensemble.device))
+    )
+
+
+def _made_with(device: str) -> dict[str, str]:
+    return {**versions(device), "device": device, "threads": str(torch.get_num_threads())}
 
 
 def score_control(
@@ -71,9 +72,6 @@ def score_control(
         data: their key.
         learner: of "gradient": an ensemble whose first learner it is.
         device: where an untrained ensemble is scored.
-
-    Raises:
-        InputError: if the images do not fit the settings.
     """
     test = dataset.labelled
     assert test.labels is not None
@@ -85,9 +83,8 @@ def score_control(
         scores = {"gradient": gradient_score(learner, test.images).astype(np.float32)}
     else:
         scores = image_controls(test, dataset.train)
-    where = "cpu" if learner is None else str(learner.device)
-    made_with = {**versions(where), "device": where, "threads": str(torch.get_num_threads())}
-    return Record(config, data, test.labels, scores, {}, made_with, control)
+    device_used = "cpu" if learner is None else str(learner.device)
+    return Record(config, data, test.labels, scores, {}, _made_with(device_used), control)
 
 
 def learner_similarity(ensemble: Ensemble, test: ImageSet) -> dict[str, float]:
@@ -101,9 +98,9 @@ def learner_similarity(ensemble: Ensemble, test: ImageSet) -> dict[str, float]:
         return {}
     features = ensemble.features(test.images).double()
     i, j = np.triu_indices(len(ensemble), 1)
-    found = {}
+    values = {}
     for name, label in (("normal", NORMAL), ("abnormal", ABNORMAL)):
-        own = features[:, torch.from_numpy(test.labels == label)]
-        if own.shape[1] >= 4:
-            found[name] = float(debiased_cka(own[i], own[j]).mean())
-    return found
+        of_class = features[:, torch.from_numpy(test.labels == label)]
+        if of_class.shape[1] >= 4:
+            values[name] = float(debiased_cka(of_class[i], of_class[j]).mean())
+    return values

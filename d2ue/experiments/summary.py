@@ -9,14 +9,14 @@ from pathlib import Path
 import pandas as pd
 
 from d2ue.errors import InputError
-from d2ue.experiments.rows import markdown
+from d2ue.experiments.layouts import markdown
 
-#: The files of verdicts that the notebooks of tables 1 to 3 leave, and what their values are.
+#: The files of verdicts that the notebooks of tables 1 to 3 leave, and what they are called.
 VERDICTS = {
-    "table1/table1_verdicts.csv": ("Table 1", "points of AUC"),
-    "table2/table2_verdicts.csv": ("Table 2", "points of AUC"),
-    "table2/table2_central.csv": ("in words", "factor"),
-    "table3/table3_verdicts.csv": ("Table 3", "points of AUC"),
+    "table1/table1_verdicts.csv": "Table 1",
+    "table2/table2_verdicts.csv": "Table 2",
+    "table2/table2_central.csv": "in words",
+    "table3/table3_verdicts.csv": "Table 3",
 }
 #: A verdict's first words, and how it is counted.
 WORDS = {"holds": "hold", "does not hold": "do not", "cannot tell": "are undecided"}
@@ -37,16 +37,15 @@ def read_claims(folders: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
     """
     parts = []
     for folder in folders:
-        found = [(Path(folder, file), *about) for file, about in VERDICTS.items()]
-        found = [each for each in found if each[0].is_file()]
-        if not found:
+        files = {file: title for file, title in VERDICTS.items() if Path(folder, file).is_file()}
+        if not files:
             raise InputError(
                 f"{folder} holds no verdicts of tables 1 to 3: 'd2ue reproduce all --out {folder}' "
                 "makes them."
             )
-        for path, table, _ in found:
-            verdicts = pd.read_csv(path, index_col=0).rename(columns={"factor": "difference"})
-            parts.append(verdicts.assign(table=table))
+        for file, title in files.items():
+            verdicts = pd.read_csv(Path(folder, file), index_col=0)
+            parts.append(verdicts.rename(columns={"factor": "difference"}).assign(table=title))
     columns = ["table", "claim", "dataset", "difference", "low", "high", "n_seeds", "verdict"]
     return pd.concat(parts, ignore_index=True)[columns]
 
@@ -68,13 +67,10 @@ def side_by_side(claims: pd.DataFrame) -> pd.DataFrame:
 def claims_text(claims: pd.DataFrame) -> str:
     """The table in lines for a terminal."""
     table = side_by_side(claims).reset_index()
-    columns = [table[name].astype(str) for name in table]
-    widths = [max(column.str.len().max(), len(column.name)) for column in columns]
-    lines = [[str(column.name) for column in columns], *zip(*columns, strict=True)]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    lines = [list(table.columns), *table.to_numpy().tolist()]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = [map(str.ljust, line, widths) for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
 def claims_markdown(claims: pd.DataFrame) -> str:
@@ -95,9 +91,8 @@ def claims_markdown(claims: pd.DataFrame) -> str:
 
 
 def _cell(line: dict) -> str:
-    words = {"cannot tell": "undecided"}
-    short = next((w for w in WORDS if str(line["verdict"]).startswith(w)), str(line["verdict"]))
-    short = words.get(short, short)
+    short = next((word for word in WORDS if line["verdict"].startswith(word)), line["verdict"])
+    short = "undecided" if short == "cannot tell" else short
     if pd.isna(line["difference"]):
         return short
     form = "{:.2f}" if line["table"] == "in words" else "{:+.1f}"

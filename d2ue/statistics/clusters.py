@@ -27,9 +27,6 @@ class Clusters:
         train: integers, shape (n_train,): the cluster of each training image.
         test: integers, shape (n,): of each test image.
         labels: int8, shape (n,): the test images' labels, 0 normal, 1 abnormal.
-
-    Raises:
-        InputError: if they are not integers, or labels and test images do not pair up.
     """
 
     train: np.ndarray
@@ -53,12 +50,8 @@ class Clusters:
 def read_clusters(file: str | os.PathLike[str]) -> Clusters:
     """Clusters of near duplicates out of a CSV file.
 
-    Args:
-        file: columns name, split ("train" or "test"), label (0 or 1) and cluster (integers); the
-            training images first, then the test images, in the order of data.json.
-
     Raises:
-        InputError: if it is not there, or is no such table.
+        InputError: if it is not there, or is no such table as the module describes.
     """
     import pandas as pd  # here: `import d2ue` does without it
 
@@ -80,46 +73,14 @@ def read_clusters(file: str | os.PathLike[str]) -> Clusters:
     for column in ("label", "cluster"):
         if not pd.api.types.is_integer_dtype(frame[column]):
             raise InputError(f"{path}: the column {column} holds something else than integers.")
-    labels, names = frame["label"].to_numpy(), frame["cluster"].to_numpy(np.int64)
+    labels, ids = frame["label"].to_numpy(), frame["cluster"].to_numpy(np.int64)
     if not np.isin(labels, (0, 1)).all() or labels[:n_train].any():
         raise InputError(f"{path}: labels are 0 or 1, and 0 for training images.")
-    return Clusters(names[:n_train], names[n_train:], labels[n_train:].astype(np.int8))
-
-
-def strata(
-    labels: np.ndarray, clusters: np.ndarray | None
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """What a bootstrap draws from: clusters of normal images, of abnormal ones, and of both apart.
-
-    So every resample holds both classes.
-
-    Args:
-        labels: shape (n,), 0 or 1.
-        clusters: integers, shape (n,); None = every image by itself.
-
-    Returns:
-        The positions of each cluster's images (nothing without clusters), and the positions of the
-        clusters (without clusters: of the images) in each stratum that is not empty.
-
-    Raises:
-        InputError: if clusters are not n integers.
-    """
-    if clusters is None:
-        return [], [np.flatnonzero(labels == label) for label in (0, 1)]
-    _, which = np.unique(check_clusters(clusters, len(labels)), return_inverse=True)
-    order = np.argsort(which, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(which))[:-1])
-    share = np.bincount(which, labels) / np.bincount(which)
-    kinds = share == 0, share == 1, (share > 0) & (share < 1)
-    return members, [np.flatnonzero(kind) for kind in kinds if kind.any()]
+    return Clusters(ids[:n_train], ids[n_train:], labels[n_train:].astype(np.int8))
 
 
 def check_clusters(clusters: np.ndarray, n: int) -> np.ndarray:
-    """Clusters of n images as an integer array.
-
-    Raises:
-        InputError: if they are not n integers.
-    """
+    """Clusters of n images as an integer array; InputError if they are not n integers."""
     clusters = np.asarray(clusters)
     if clusters.shape != (n,) or not np.issubdtype(clusters.dtype, np.integer):
         raise InputError(
@@ -130,15 +91,7 @@ def check_clusters(clusters: np.ndarray, n: int) -> np.ndarray:
 
 
 def independence(n_images: int, n_clusters: int | None = None) -> str:
-    """What counts as independent, for tables.
-
-    Args:
-        n_images: images there are.
-        n_clusters: clusters they form; None where none are known.
-
-    Returns:
-        "images as independent" or "clusters respected (k clusters of n images)".
-    """
+    """What counts as independent, for tables: images, or clusters where their number is known."""
     if n_clusters is None:
         return "images as independent"
     return f"clusters respected ({n_clusters} clusters of {n_images} images)"
