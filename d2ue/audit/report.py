@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pandas as pd
 from d2ue.audit import ALTERED, KINDS, SAME, SYMMETRIES, Audit, transform
 from d2ue.audit.duplicates import clusters_of
 from d2ue.datasets.results_folder import claim
-from d2ue.plotting import webpage
+from d2ue.plotting.webpage import render
 from d2ue.store.files import write_text, writing
 
 _SHOWN = 48  # pairs on the page
@@ -96,9 +95,9 @@ def sensitivity(found: Audit) -> list[dict[str, Any]]:
     return rows
 
 
-def text_report(found: Audit) -> str:
-    """The findings as sentences."""
-    s = summary(found)
+def text_report(found: Audit, numbers: dict[str, Any] | None = None) -> str:
+    """The findings as sentences; `numbers` are those of `summary`, where they are at hand."""
+    s = numbers or summary(found)
     lines = [f"Audit of {s['name']}", ""]
     for part, n in s["parts"].items():
         line = f"{n['images']} {_PARTS[part]} in {n['clusters']} clusters"
@@ -177,36 +176,15 @@ def html_page(found: Audit) -> str:
          n["with a near duplicate in training"] if p.startswith("test") else "", n["unreadable"])
         for p, n in s["parts"].items()
     ]  # fmt: skip
-    head = ("", "images", "clusters", "copy among them", "copy in training", "unreadable")
-    body = [
-        webpage.paragraph(
-            "A near duplicate shows the same picture: the same file, re-encoded, resized, turned "
-            "by right angles, mirrored, or with other contrast or sharpness. Neighbouring slices "
-            "of one patient are not meant. A cluster is what near duplicates link."
-        ),
-        webpage.table(head, parts),
-        webpage.heading("Pairs of near duplicates"),
-        webpage.table(
-            ("parts", "pairs"), [tuple(x) for x in s["near duplicates"]["by parts"].items()]
-        ),
-        webpage.paragraph(
-            "Drawn evenly over all, the least alike first; the second is shown turned as it "
-            "matches. If these show one picture, so do the others."
-        ),
-        webpage.gallery(_thumbnails(found, chosen_pairs(found, _SHOWN))),
-        webpage.heading("File properties that predict the label"),
-        webpage.paragraph(
-            "AUC of 0.5 tells nothing; 0 or 1 gives the label away without looking at the image. "
-            "95 % intervals, clusters as units."
-        ),
-        webpage.table(
-            ("comparison", "property", "AUC", "from", "to", "n"),
-            found.properties.itertuples(index=False),
-        ),
-        webpage.heading("All as text"),
-        *(webpage.paragraph(line) for line in text_report(found).splitlines() if line),
-    ]
-    return webpage.page(f"Audit of {found.name}", body)
+    return render(
+        "audit/report.html.j2",
+        name=found.name,
+        parts=parts,
+        pairs=s["near duplicates"]["by parts"].items(),
+        shown=_thumbnails(found, chosen_pairs(found, _SHOWN)),
+        properties=found.properties.itertuples(index=False),
+        text=[line for line in text_report(found, s).splitlines() if line],
+    )
 
 
 def chosen_pairs(found: Audit, n: int) -> np.ndarray:
@@ -251,22 +229,20 @@ def _pairs_csv(found: Audit) -> str:
     return frame.to_csv(index=False, float_format="%.5f", lineterminator="\n")
 
 
-def _thumbnails(found: Audit, rows: Sequence[int]) -> list[str]:
-    figures = []
-    for pair in found.pairs.iloc[rows].itertuples():
-        names = found.files["name"]
-        one, other = found.images[pair.first], transform(found.images[pair.second], pair.symmetry)
-        places = f"{found.groups[pair.first]} and {found.groups[pair.second]}"
-        caption = (
-            f"{names[pair.first]} and {names[pair.second]} ({places}): {pair.kind}, "
-            f"{SYMMETRIES[pair.symmetry]}, coarse {pair.coarse:.3f}"
-        )
-        pictures = [
-            webpage.picture(one, names[pair.first], 112),
-            webpage.picture(np.ascontiguousarray(other), names[pair.second], 112),
-        ]
-        figures.append(webpage.figure(pictures, caption))
-    return figures
+def _thumbnails(found: Audit, rows: np.ndarray) -> list[dict[str, Any]]:
+    names, groups = found.files["name"], found.groups
+    return [
+        {
+            "caption": f"{names[pair.first]} and {names[pair.second]} "
+            f"({groups[pair.first]} and {groups[pair.second]}): {pair.kind}, "
+            f"{SYMMETRIES[pair.symmetry]}, coarse {pair.coarse:.3f}",
+            "pictures": [
+                (found.images[pair.first], names[pair.first]),
+                (transform(found.images[pair.second], pair.symmetry), names[pair.second]),
+            ],
+        }
+        for pair in found.pairs.iloc[rows].itertuples()
+    ]
 
 
 def _sharing(cluster: np.ndarray) -> int:

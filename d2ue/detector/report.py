@@ -24,7 +24,7 @@ from d2ue.datasets.types import ABNORMAL, NORMAL, ImageSet
 from d2ue.detector.threshold import Threshold, check_scores
 from d2ue.errors import InputError
 from d2ue.evaluation import auc, average_precision
-from d2ue.plotting import webpage
+from d2ue.plotting.webpage import render
 from d2ue.progress import bar as progress_bar
 from d2ue.store.files import write_text, writing
 
@@ -147,7 +147,7 @@ def overlay(image: np.ndarray, score_map: np.ndarray, top: float) -> np.ndarray:
     """
     share = np.clip(score_map / top, 0, 1)[..., None]
     grey = image[..., None] / 255.0
-    mixed = (1 - _COVER * share) * grey + _COVER * share * _colours(share[..., 0])
+    mixed = (1 - _COVER * share) * grey + _COVER * share * _magma(share[..., 0])
     return np.rint(255 * mixed).astype(np.uint8)
 
 
@@ -240,9 +240,6 @@ def write_report(
         about: more rows for the table at its head, such as the detector's settings.
         top: how many of the most abnormal images to show.
 
-    Returns:
-        The path.
-
     Raises:
         InputError: if `top` is below 1, there are no images, or the file cannot be written.
     """
@@ -264,85 +261,64 @@ def report(
     if not len(scored):
         raise InputError("There are no images to report on.")
     ranking = scored.ranking
-    high = ranking[:top]
-    rest = ranking[top:]
+    high, rest = ranking[:top], ranking[top:]
     # For comparison: spread evenly over the lower half of the others, typical to least abnormal.
     lower = rest[len(rest) // 2 :]
     low = lower[np.unique(np.linspace(0, len(lower) - 1, 6).astype(int))] if len(lower) else lower
     shown = np.concatenate([high, low])
     maps = map_of(scored.images.images[shown])
-    colours = colour_top(maps)
+    brightest = colour_top(maps)
+    ranks = np.argsort(ranking) + 1
     figures = [
-        _figure(scored, int(i), rank, maps[row, 0], colours)
-        for row, (i, rank) in enumerate(zip(shown, _ranks(ranking, shown), strict=True))
+        {
+            "caption": _caption(scored, i, ranks[i]),
+            "pictures": _pictures(scored.images, i, score_map[0], brightest),
+        }
+        for i, score_map in zip(shown.tolist(), maps, strict=True)
     ]
-    rows = [(key, _text(value)) for key, value in [*(about or {}).items(), *_facts(scored)]]
-    body = [
-        webpage.table(("", ""), rows),
-        *map(webpage.paragraph, scored.summary[1:]),
-        webpage.gallery([webpage.figure([_histogram(scored)], "How the scores are spread.")]),
-        webpage.heading(f"The {len(high)} most abnormal"),
-        webpage.paragraph(
-            "Each image, the same image under its score map, and the map alone. All maps on this "
-            f"page share one colour scale, from 0 (black) to {colours:.3g} (yellow, or higher). "
-            "A map shows where learners disagree, which is also at edges of normal anatomy: "
-            "compare with the images further down."
-        ),
-        webpage.figure([_legend()], f"0 to {colours:.3g}, higher = more abnormal"),
-        webpage.gallery(figures[: len(high)]),
-    ]
-    if len(rest):
-        body += [
-            webpage.heading("For comparison: from the lower half of the ranking"),
-            webpage.gallery(figures[len(high) :]),
-        ]
-    body.append(
-        webpage.paragraph(
-            "Scores come from D2UE (Gu, Lin, Cheng, Chen, MICCAI 2024). Not a medical device."
-        )
-    )
-    return webpage.page(title, body)
-
-
-def _facts(scored: Scored) -> list[tuple[str, object]]:
-    facts: list[tuple[str, object]] = [("images", len(scored)), ("score", scored.method)]
+    facts = {**(about or {}), "images": len(scored), "score": scored.method}
     if scored.threshold is not None:
-        facts += [
-            ("threshold", scored.threshold.value(scored.method)),
-            ("contamination", scored.threshold.contamination),
-        ]
-    return facts
+        facts["threshold"] = scored.threshold.value(scored.method)
+        facts["contamination"] = scored.threshold.contamination
+    return render(
+        "detector/report.html.j2",
+        title=title,
+        facts=facts.items(),
+        summary=scored.summary[1:],
+        histogram=_histogram(scored),
+        top=f"{brightest:.3g}",
+        legend=_colours(np.tile(np.linspace(0, 1, 256), (12, 1))),
+        high=figures[: len(high)],
+        low=figures[len(high) :],
+    )
 
 
-def _ranks(ranking: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """The places of images in the ranking, from 1."""
-    places = np.empty(len(ranking), int)
-    places[ranking] = np.arange(1, len(ranking) + 1)
-    return places[shown]
+def _pictures(
+    images: ImageSet, i: int, score_map: np.ndarray, top: float
+) -> list[tuple[np.ndarray, str]]:
+    image, name = images.images[i, 0], images.names[i]
+    return [
+        (image, name),
+        (overlay(image, score_map, top), f"{name} under its score map"),
+        (_colours(np.clip(score_map / top, 0, 1)), f"score map of {name}"),
+    ]
 
 
-def _figure(scored: Scored, i: int, rank: int, score_map: np.ndarray, top: float) -> str:
-    name, score = scored.images.names[i], float(scored.scores[i])
-    image = scored.images.images[i, 0]
-    words = [f"{rank}. {name}: {score:.4g}"]
-    if (abnormal := scored.abnormal) is not None:
-        assert scored.threshold is not None
+def _caption(scored: Scored, i: int, rank: int) -> str:
+    score = scored.scores[i]
+    words = [f"{rank}. {scored.images.names[i]}: {score:.4g}"]
+    if scored.threshold is not None:
         held_out = scored.threshold.scores[scored.method]
-        words.append("called abnormal" if abnormal[i] else "called normal")
+        high = score > scored.threshold.value(scored.method)
+        words.append("called abnormal" if high else "called normal")
         words.append(f"above {int((held_out < score).sum())} of {len(held_out)} held-out normals")
     if scored.images.labels is not None:
         words.append(f"truth: {'abnormal' if scored.images.labels[i] == ABNORMAL else 'normal'}")
-    colours = np.rint(255 * _colours(np.clip(score_map / top, 0, 1))).astype(np.uint8)
-    pictures = [
-        webpage.picture(image, f"{name}"),
-        webpage.picture(overlay(image, score_map, top), f"{name} under its score map"),
-        webpage.picture(colours, f"score map of {name}"),
-    ]
-    return webpage.figure(pictures, "; ".join(words))
+    return "; ".join(words)
 
 
-def _histogram(scored: Scored) -> str:
-    """The spread of scores, the held-out ones and the threshold, as a picture."""
+def _histogram(scored: Scored) -> tuple[np.ndarray, str]:
+    """The spread of scores, the held-out ones and the threshold: a picture, and its words."""
     from matplotlib.figure import Figure
 
     from d2ue.plotting import ABNORMAL_COLOUR, METHOD_TITLES, NORMAL_COLOUR
@@ -388,22 +364,10 @@ def _histogram(scored: Scored) -> str:
     figure.legend(loc="outside upper left", fontsize=9, ncols=2, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    image = np.asarray(Image.open(buffer).convert("RGB"))
-    return webpage.picture(image, text, width=720, drawn=True)
-
-
-def _legend() -> str:
-    strip = np.tile(np.linspace(0, 1, 256), (12, 1))
-    colours = np.rint(255 * _colours(strip)).astype(np.uint8)
-    return webpage.picture(colours, "colours from black over purple and orange to yellow", 256)
+    return np.asarray(Image.open(buffer).convert("RGB")), text
 
 
 # --------------------------------------------------------------------------- small parts
-
-
-def _text(value: object) -> str:
-    """A fact in words: numbers of several units in one column have nothing to line up."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _interval(labels: np.ndarray, scores: np.ndarray) -> str:
@@ -422,7 +386,12 @@ def _share(flags: np.ndarray) -> str:
 
 
 def _colours(share: np.ndarray) -> np.ndarray:
-    """Values 0 to 1 as colours (..., 3), 0 to 1, of matplotlib's magma: brighter = higher."""
+    """Values 0 to 1 as colours of matplotlib's magma, uint8 (..., 3): brighter = higher."""
+    return np.rint(255 * _magma(share)).astype(np.uint8)
+
+
+def _magma(share: np.ndarray) -> np.ndarray:
+    """The same as floats, 0 to 1."""
     from matplotlib import colormaps
 
     return colormaps["magma"](share)[..., :3]
