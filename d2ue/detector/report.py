@@ -1,8 +1,4 @@
-"""What scoring leaves behind: a table of scores, heat maps as files, and a page to look at.
-
-Everything here is made of images, their scores and a function that gives maps, so that the
-command line, the estimator and a notebook share it.
-"""
+"""What scoring leaves behind: a table of scores, heat maps as files, and a page to look at."""
 
 from __future__ import annotations
 
@@ -86,7 +82,7 @@ class Scored:
     def csv(self) -> str:
         """The table `name,label,score`, and `abnormal` (yes or no) where there is a threshold.
 
-        One row an image, in the images' order; the label is empty where the truth is not known.
+        A row an image, in the images' order; the label is empty where the truth is not known.
         Scores have all their digits.
         """
         n, labels, abnormal = len(self), self.images.labels, self.abnormal
@@ -107,9 +103,9 @@ class Scored:
     def summary(self) -> list[str]:
         """What the scores come to, in sentences; with labels also how well they separate."""
         sentences = [f"{len(self)} scores ({self.method}), higher = more abnormal."]
-        if (abnormal := self.abnormal) is not None:
-            assert self.threshold is not None
+        if self.threshold is not None:
             value = self.threshold.value(self.method)
+            abnormal = self.scores > value
             sentences.append(
                 f"{int(abnormal.sum())} of {len(self)} are above the threshold {value:.4g} and "
                 "called abnormal."
@@ -123,15 +119,12 @@ class Scored:
             f"AP {100 * average_precision(labels, self.scores):.1f} "
             f"(chance {100 * labels.mean():.1f}), n = {len(self)}."
         )
-        if abnormal is not None:
+        if self.threshold is not None:
             sentences.append(
                 f"Called abnormal: {_share(abnormal[labels == ABNORMAL])} of the abnormal images, "
                 f"{_share(abnormal[labels == NORMAL])} of the normal ones."
             )
         return sentences
-
-
-# --------------------------------------------------------------------------- heat maps as files
 
 
 def overlay(image: np.ndarray, score_map: np.ndarray, top: float) -> np.ndarray:
@@ -167,9 +160,9 @@ def write_maps(
     """Write every image's map twice: as numbers and as a picture over the image.
 
     An image NAME (which may stand in a sub-folder) leads to `NAME.npy`, a float32 array (H, W), or
-    `NAME.tiff`, one page of 32-bit floats; and to `NAME.overlay.png`. All overlays have one colour
-    scale, so that they can be compared; it spans 99.5 % of a sample of all images' pixels. Only
-    a few maps are in memory at once, so each is computed twice.
+    `NAME.tiff`, one page of 32-bit floats; and to `NAME.overlay.png`. All overlays share one colour
+    scale, which spans 99.5 % of a sample of all pixels. Only a few maps are in memory at once, so
+    each is computed twice.
 
     Args:
         folder: new, empty, or with results of this program, in which files of these names are
@@ -209,16 +202,9 @@ def write_maps(
 
 
 def check_map_format(kind: str) -> None:
-    """Refuse an unknown format of map files.
-
-    Raises:
-        InputError: unless it is one of MAP_FORMATS.
-    """
+    """Refuse an unknown format of map files."""
     if kind not in MAP_FORMATS:
         raise InputError(f"Maps are written as {' or '.join(MAP_FORMATS)}, not as {kind!r:.40}.")
-
-
-# --------------------------------------------------------------------------- a page
 
 
 def write_report(
@@ -325,7 +311,7 @@ def _histogram(scored: Scored) -> tuple[np.ndarray, str]:
 
     figure = Figure(figsize=(7.2, 3.4), dpi=200, layout="constrained")
     axis = figure.subplots()
-    values, labels = scored.scores, scored.images.labels
+    values, labels, limit = scored.scores, scored.images.labels, scored.threshold
     groups = {"scored images": (values, "0.45")}
     if labels is not None:
         groups = {
@@ -334,29 +320,24 @@ def _histogram(scored: Scored) -> tuple[np.ndarray, str]:
         }
     # One broken image must not squeeze all others into one bar.
     highest = float(np.quantile(values, 0.99))
-    if scored.threshold is not None:
-        highest = max(highest, scored.threshold.value(scored.method))
+    if limit is not None:
+        highest = max(highest, limit.value(scored.method))
     bins = int(np.clip(len(values) // 4, 8, 30))
     edges = np.histogram_bin_edges(np.minimum(values, highest), bins)
     for name, (own, colour) in groups.items():
         if len(own):
-            own = np.minimum(own, highest)
-            axis.hist(own, edges, alpha=0.6, color=colour, label=f"{name}, n = {len(own)}")
+            label = f"{name}, n = {len(own)}"
+            axis.hist(
+                np.minimum(own, highest), edges.tolist(), alpha=0.6, color=colour, label=label
+            )
     text = f"Histogram of {len(values)} scores from {values.min():.3g} to {values.max():.3g}"
-    if scored.threshold is not None:
-        held_out = scored.threshold.scores[scored.method]
-        value = scored.threshold.value(scored.method)
-        axis.plot(
-            np.clip(held_out, edges[0], edges[-1]),
-            np.zeros(len(held_out)),
-            "|",
-            color="black",
-            markersize=14,
-            clip_on=False,
-            label=f"held-out normals, n = {len(held_out)}",
-        )
+    if limit is not None:
+        value = limit.value(scored.method)
+        places = np.clip(limit.scores[scored.method], edges[0], edges[-1])
+        label = f"held-out normals, n = {limit.k}"
+        axis.plot(places, [0.0] * limit.k, "k|", markersize=14, clip_on=False, label=label)
         axis.axvline(value, color="black", linestyle="--", label=f"threshold {value:.3g}")
-        text += f"; {int(np.sum(scored.abnormal))} are above the threshold {value:.3g}"
+        text += f"; {int((values > value).sum())} are above the threshold {value:.3g}"
     axis.set(xlabel=f"score, {METHOD_TITLES[scored.method]} (last bar: or higher)", ylabel="images")
     axis.ticklabel_format(axis="x", style="sci", scilimits=(-2, 2))
     axis.spines[["top", "right"]].set_visible(False)
@@ -365,9 +346,6 @@ def _histogram(scored: Scored) -> tuple[np.ndarray, str]:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return np.asarray(Image.open(buffer).convert("RGB")), text
-
-
-# --------------------------------------------------------------------------- small parts
 
 
 def _interval(labels: np.ndarray, scores: np.ndarray) -> str:
@@ -398,11 +376,11 @@ def _magma(share: np.ndarray) -> np.ndarray:
 
 
 def _enlarge(values: np.ndarray) -> np.ndarray:
-    """A grey image or a map by a whole factor, so that its side has at least 256 pixels."""
+    """A grey image (uint8) or a map (float32) by a whole factor, to at least 256 pixels a side."""
+    picture = Image.fromarray(values)
     factor = -(-_OVERLAY_SIZE // len(values))
-    mode = values if values.dtype == np.uint8 else values.astype(np.float32)
-    size = (factor * values.shape[1], factor * values.shape[0])
-    return np.asarray(Image.fromarray(mode).resize(size, Image.Resampling.BILINEAR))
+    size = (factor * picture.width, factor * picture.height)
+    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
 
 
 def _put(path: Path, content: bytes) -> None:
@@ -432,7 +410,7 @@ def _encode(values: np.ndarray, kind: str) -> bytes:
 def _chunks(images: ImageSet, map_of: MapOf) -> Iterator[tuple[slice, np.ndarray]]:
     for start in range(0, len(images), _CHUNK):
         part = slice(start, start + _CHUNK)
-        yield part, map_of(images.images[part])
+        yield part, map_of(images.images[part]).astype(np.float32, copy=False)
 
 
 def _stems(names: tuple[str, ...]) -> list[str]:
