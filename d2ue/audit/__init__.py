@@ -58,8 +58,7 @@ class Audit:
         images: grey pixels, uint8 (n, 64, 64).
         pairs: near duplicates, a row a pair: first, second (rows of `files`), kind (of `KINDS`),
             symmetry, coarse, fine.
-        candidates: pairs of coarse correlation 0.9 or more: all, or of more than 20 an image those
-            that hold every cluster together (`candidates.total` says how many there were).
+        candidates: what `find_pairs` kept, as rows of `files`.
         properties: what file properties tell: comparison, property, AUC with interval, n.
         identifiers: patients or sources by file name: a row each, images in every part; None
             without a pattern.
@@ -78,9 +77,8 @@ class Audit:
     @property
     def groups(self) -> np.ndarray:
         """Each image's part: "train/0", "test/0", "test/1" or "all"."""
-        known = self.files["label"].to_numpy() >= 0
         words = self.files["split"] + "/" + self.files["label"].astype(str)
-        return np.where(known, words, self.files["split"])
+        return np.where(self.files["label"] >= 0, words, self.files["split"])
 
     @property
     def leaked(self) -> np.ndarray:

@@ -62,7 +62,7 @@ class Pairs:
         return (self.coarse >= SAME) | ((self.coarse >= coarse) & (self.fine >= fine))
 
     def at(self, which: np.ndarray) -> Pairs:
-        """The pairs at some positions."""
+        """The pairs at some positions; `total` stays."""
         return replace(self, **{name: getattr(self, name)[which] for name in _COLUMNS})
 
     def joined(self, other: Pairs) -> Pairs:
@@ -97,7 +97,8 @@ def find_pairs(images: np.ndarray) -> tuple[Pairs, np.ndarray, np.ndarray]:
     own = _unit(coarse)
     turned = [_unit(transform(coarse, s)) for s in range(8)]
     nearest, neighbour = np.full(n, -1.0, np.float32), np.full(n, -1)
-    kept, total = _no_pairs(), 0
+    none, nothing = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    kept = Pairs(none, none, none, nothing, nothing, 0)
     for top in range(0, n, _BLOCK):
         for left in range(top, n, _BLOCK):
             rows, columns = own[top : top + _BLOCK], slice(left, left + _BLOCK)
@@ -118,14 +119,12 @@ def find_pairs(images: np.ndarray) -> tuple[Pairs, np.ndarray, np.ndarray]:
                 np.full(len(i), np.nan, np.float32), len(i),
             )  # fmt: skip
             _compare_fine(found, fine)
-            total += len(i)
             kept = kept.joined(found)
             if len(kept.first) > MOST_PAIRS * n + _BLOCK**2:
                 kept = spanning(n, kept)
-    if total > MOST_PAIRS * n:
+    if kept.total > MOST_PAIRS * n:
         kept = spanning(n, kept)
-    order = np.lexsort((kept.second, kept.first))
-    return replace(kept.at(order), total=total), nearest, neighbour
+    return kept.at(np.lexsort((kept.second, kept.first))), nearest, neighbour
 
 
 def spanning(n: int, pairs: Pairs) -> Pairs:
@@ -143,12 +142,7 @@ def spanning(n: int, pairs: Pairs) -> Pairs:
         tree = minimum_spanning_tree(coo_matrix((length, ends), shape=(n, n))).tocoo()
         codes = ends[0] * n + ends[1]
         chosen[known[np.isin(codes, tree.row.astype(np.int64) * n + tree.col)]] = True
-    return replace(pairs.at(np.flatnonzero(chosen)), total=pairs.total)
-
-
-def _no_pairs() -> Pairs:
-    whole, values = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    return Pairs(whole, whole, whole, values, values, 0)
+    return pairs.at(np.flatnonzero(chosen))
 
 
 def _compare_fine(pairs: Pairs, fine: np.ndarray, block: int = 2048) -> None:
@@ -160,12 +154,9 @@ def _compare_fine(pairs: Pairs, fine: np.ndarray, block: int = 2048) -> None:
         first, second = np.unique(pairs.first[own]), np.unique(pairs.second[own])
         if len(own) > 0.02 * len(first) * len(second):  # most of a block: one product of matrices
             turned = transform(pictures[second], symmetry).reshape(len(second), -1)
-            products = fine[first] @ turned.T
-            places = (
-                np.searchsorted(first, pairs.first[own]),
-                np.searchsorted(second, pairs.second[own]),
-            )
-            pairs.fine[own] = products[places]
+            rows = np.searchsorted(first, pairs.first[own])
+            columns = np.searchsorted(second, pairs.second[own])
+            pairs.fine[own] = (fine[first] @ turned.T)[rows, columns]
             continue
         for start in range(0, len(own), block):
             part = own[start : start + block]
