@@ -64,9 +64,9 @@ def test_the_eight_symmetries_are_all_there_and_told_apart():
     for symmetry in range(len(SYMMETRIES)):
         turned = transform(picture, symmetry)
         seen.add(turned.tobytes())
-        pairs, nearest, neighbour = find_pairs(np.stack([turned, picture]))
+        pairs, nearest = find_pairs(np.stack([turned, picture]))
         assert pairs.near.tolist() == [True] and pairs.symmetry.tolist() == [symmetry]
-        assert nearest == pytest.approx([1, 1], abs=1e-5) and neighbour.tolist() == [1, 0]
+        assert nearest == pytest.approx([1, 1], abs=1e-5)
     assert len(seen) == 8
 
 
@@ -74,7 +74,7 @@ def test_altered_contrast_is_found_by_fine_detail_and_another_head_is_not():
     heads = phantom(n_train=40, n_test_normal=0, n_test_abnormal=0, progress=False).train.images
     heads = heads[:, 0]
     bright = np.clip(heads[:1] * 1.0 / 255, 0, 1) ** 0.75 * 255
-    pairs, _, _ = find_pairs(np.concatenate([heads, bright.astype(np.uint8)]))
+    pairs, _ = find_pairs(np.concatenate([heads, bright.astype(np.uint8)]))
     near = pairs.near
     assert list(zip(pairs.first[near], pairs.second[near], strict=True)) == [(0, 40)]
     assert len(near) > 1  # other heads come close in the coarse, and fine detail tells them apart
@@ -109,7 +109,7 @@ def test_many_that_look_alike_are_clustered_by_few_pairs():
     rng = np.random.default_rng(0)
     both = rng.uniform(0, 255, (2, 8, 8)).repeat(8, 1).repeat(8, 2)
     copies = np.clip(both[:, None] + rng.normal(0, 3, (2, 60, 64, 64)), 0, 255)
-    pairs, nearest, _ = find_pairs(copies.reshape(-1, 64, 64).astype(np.uint8))
+    pairs, nearest = find_pairs(copies.reshape(-1, 64, 64).astype(np.uint8))
     assert pairs.total == 2 * 60 * 59 / 2 and len(pairs.first) < 2 * 120
     found = clusters_of(120, pairs.first[pairs.near], pairs.second[pairs.near])
     assert found.tolist() == [0] * 60 + [1] * 60 and (nearest > 0.99).all()
@@ -155,12 +155,8 @@ def test_a_cluster_of_both_labels_leaves_the_test_set(tmp_path):
         },
     }
     found = audit(write(tmp_path / "p", names, split), progress=False)
-    assert set(found.files["name"][found.contradictory]) == {
-        "trained.png",
-        "t4.png",
-        "twin.png",
-        "t5.png",
-    }
+    both = set(found.files["name"][found.contradictory])
+    assert both == {"trained.png", "t4.png", "twin.png", "t5.png"}
     assert summary(found)["near duplicates"]["images in clusters of both labels"] == 4
     kept = cleaned_split(found, "train")
     assert kept["train"]["0"] == split["train"]["0"]
@@ -237,11 +233,8 @@ def test_a_property_that_gives_the_label_away_has_an_auc_of_one(tmp_path):
     pictures = {f"a{i}.png": p[0] for i, p in enumerate(heads.train.images)}
     test = heads.test.images[:, 0]
     pictures |= {f"b{i}.png": np.pad(p, 1 if i >= 4 else 0) for i, p in enumerate(test)}
-    names = [f"b{i}.png" for i in range(8)]
-    split = {
-        "train": {"0": [f"a{i}.png" for i in range(4)]},
-        "test": {"0": names[:4], "1": names[4:]},
-    }
+    names, trained = list(pictures)[4:], list(pictures)[:4]
+    split = {"train": {"0": trained}, "test": {"0": names[:4], "1": names[4:]}}
     found = audit(write(tmp_path / "p", pictures, split), id_pattern=r"(\d)", progress=False)
     table = found.properties.set_index(["comparison", "property"])
     assert table.loc[("abnormal against normal test images", "width"), "auc"] == 1
@@ -255,18 +248,16 @@ def test_a_property_that_gives_the_label_away_has_an_auc_of_one(tmp_path):
 
 def test_patterns_that_are_none_are_refused(planted, refused):
     folder, _, _ = planted
-    for pattern, word in (("(", "regular expression"), ("a", "groups"), ("(a)(b)", "groups")):
+    for pattern, word in (("(", "regular expression"), ("(a)(b)", "groups")):
         with refused(word):
             audit(folder, id_pattern=pattern, progress=False)
 
 
 def test_the_command_writes_a_whole_report_that_tables_can_read(planted, tmp_path, capsys):
     folder, _, found = planted
-    with pytest.raises(SystemExit) as stopped:
-        main(
-            ["audit", str(folder), "--out", str(tmp_path / "r"), "--clean", "random", "--seed", "3"]
-        )
-    assert stopped.value.code == 0
+    options = ["--clean", "random", "--seed", "3"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["audit", str(folder), "--out", str(tmp_path / "r"), *options])
     assert "data.cleaned-random-3.json" in capsys.readouterr().out
     (folder / "data.cleaned-random-3.json").unlink()
     assert {p.name for p in (tmp_path / "r").iterdir()} == {
@@ -277,6 +268,6 @@ def test_the_command_writes_a_whole_report_that_tables_can_read(planted, tmp_pat
     assert (~clusters.kept).sum() == found.leaked.sum() > 0
     page = (tmp_path / "r" / "report.html").read_text()
     assert len(re.findall("<img ", page)) == 2 * min(48, len(found.pairs))
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit, match="2"):
         main(["audit", str(folder), "--out", str(tmp_path / "r2"), "--clean", "all"])
-    assert stopped.value.code == 2 and not (tmp_path / "r2").exists()
+    assert not (tmp_path / "r2").exists()

@@ -54,7 +54,7 @@ class Audit:
         name: the data set's.
         files: a row an image of train/0 and test, in the order of data.json: name, split ("train",
             "test" or, for a plain folder, "all"), label (0, 1; -1 unknown), problem, the properties
-            of `d2ue.audit.files`, cluster, nearest (largest coarse correlation) and neighbour.
+            of `d2ue.audit.files`, cluster and nearest (largest coarse correlation).
         images: grey pixels, uint8 (n, 64, 64).
         pairs: near duplicates, a row a pair: first, second (rows of `files`), kind (of `KINDS`),
             symmetry, coarse, fine.
@@ -141,15 +141,14 @@ def audit(
         )
     files = pd.concat([pd.DataFrame(rows, columns=["name", "split", "label"]), found], axis=1)
     readable = np.flatnonzero(files["problem"] == "")
-    candidates, nearest, neighbour = find_pairs(images[readable])
+    candidates, nearest = find_pairs(images[readable])
     candidates = replace(
         candidates, first=readable[candidates.first], second=readable[candidates.second]
     )
     pairs = _near_duplicates(files, readable, candidates)
     files["cluster"] = clusters_of(len(files), pairs["first"], pairs["second"])
-    files["nearest"], files["neighbour"] = np.nan, -1
+    files["nearest"] = np.nan
     files.loc[readable, "nearest"] = nearest
-    files.loc[readable, "neighbour"] = np.where(neighbour < 0, -1, readable[neighbour])
     identifiers = None if pattern is None else _identifiers(files, pattern)
     return Audit(name, files, images, pairs, candidates, _properties(files), identifiers, listing)
 

@@ -77,7 +77,7 @@ def transform(images: np.ndarray, symmetry: int) -> np.ndarray:
     return turned[..., ::-1] if symmetry % 2 else turned
 
 
-def find_pairs(images: np.ndarray) -> tuple[Pairs, np.ndarray, np.ndarray]:
+def find_pairs(images: np.ndarray) -> tuple[Pairs, np.ndarray]:
     """Compare all images with each other.
 
     Args:
@@ -85,8 +85,8 @@ def find_pairs(images: np.ndarray) -> tuple[Pairs, np.ndarray, np.ndarray]:
 
     Returns:
         All pairs of coarse correlation 0.9 or more; where they are more than 20 an image, those
-        that `spanning` keeps. Each image's largest coarse correlation with another, shape (n,), and
-        that image's position (-1 and -1 where there is one image only).
+        that `spanning` keeps. Each image's largest coarse correlation with another, shape (n,);
+        -1 where there is one image only.
     """
     n = len(images)
     x = images.astype(np.float32)
@@ -96,7 +96,7 @@ def find_pairs(images: np.ndarray) -> tuple[Pairs, np.ndarray, np.ndarray]:
     fine = _unit(x - ndimage.gaussian_filter(x, (0, 1.0, 1.0), mode="nearest"))
     own = _unit(coarse)
     turned = [_unit(transform(coarse, s)) for s in range(8)]
-    nearest, neighbour = np.full(n, -1.0, np.float32), np.full(n, -1)
+    nearest = np.full(n, -1.0, np.float32)
     none, nothing = np.zeros(0, np.int64), np.zeros(0, np.float32)
     kept = Pairs(none, none, none, nothing, nothing, 0)
     for top in range(0, n, _BLOCK):
@@ -106,11 +106,9 @@ def find_pairs(images: np.ndarray) -> tuple[Pairs, np.ndarray, np.ndarray]:
             best = products.max(0)
             if top == left:
                 best[np.diag_indices(len(rows))] = -1.0
-            for axis, start, other in ((1, top, left), (0, left, top)):
-                value, place = best.max(axis), best.argmax(axis) + other
-                part = slice(start, start + len(value))
-                better = (value > nearest[part]) & (value > -1)
-                nearest[part][better], neighbour[part][better] = value[better], place[better]
+            for axis, start in ((1, top), (0, left)):
+                part = nearest[start : start + _BLOCK]
+                np.maximum(part, best.max(axis), out=part)
             i, j = np.nonzero(best >= ALTERED[0])
             if top == left:
                 i, j = i[i < j], j[i < j]
@@ -124,7 +122,7 @@ def find_pairs(images: np.ndarray) -> tuple[Pairs, np.ndarray, np.ndarray]:
                 kept = spanning(n, kept)
     if kept.total > MOST_PAIRS * n:
         kept = spanning(n, kept)
-    return kept.at(np.lexsort((kept.second, kept.first))), nearest, neighbour
+    return kept.at(np.lexsort((kept.second, kept.first))), nearest
 
 
 def spanning(n: int, pairs: Pairs) -> Pairs:
