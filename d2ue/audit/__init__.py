@@ -186,12 +186,12 @@ def _properties(files: pd.DataFrame) -> pd.DataFrame:
     readable = files[files["problem"] == ""]
     test, normal = readable["split"] == "test", readable["label"] == 0
     comparisons = {
-        "abnormal against normal test images": (readable[test], "label"),
-        "test normals against training images": (readable[normal], "split"),
+        "abnormal against normal test images": (readable[test], readable["label"] == 1),
+        "test normals against training images": (readable[normal], test),
     }
     rows = []
-    for title, (own, column) in comparisons.items():
-        truth = (own[column] == (1 if column == "label" else "test")).to_numpy(np.int8)
+    for title, (own, positive) in comparisons.items():
+        truth = positive[own.index].to_numpy(np.int8)
         if np.bincount(truth, minlength=2).min() < 2:
             continue
         for name, values in _scores(own):

@@ -37,13 +37,7 @@ _CHUNK = 64  # images whose maps are in memory at once
 
 @dataclass(frozen=True)
 class Scored:
-    """Images and their scores by one method.
-
-    Attributes:
-        images: what was scored.
-        scores: float64 (n,), higher = more abnormal.
-        method: "ensemble", "output", "dual" or "input".
-        threshold: of held-out normal images; None where there is none.
+    """Images and their scores, float64 (n,), by one method; higher = more abnormal.
 
     Raises:
         InputError: if there is not one finite score for each image, or the threshold is of other
@@ -134,9 +128,6 @@ def overlay(image: np.ndarray, score_map: np.ndarray, top: float) -> np.ndarray:
         image: uint8 (H, W).
         score_map: float (H, W), >= 0, higher = more abnormal.
         top: the value with the last colour, above 0.
-
-    Returns:
-        uint8 (H, W, 3).
     """
     share = np.clip(score_map / top, 0, 1)[..., None]
     grey = image[..., None] / 255.0
@@ -384,9 +375,9 @@ def _enlarge(values: np.ndarray) -> np.ndarray:
 
 
 def _put(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, but without a flush for each of 100,000 of them.
+    """Write a file whole or not at all, without a flush for each of 100,000 of them.
 
-    After a power cut maps may be missing; the command that made them makes them again.
+    After a power cut maps may be missing; the same command makes them again.
     """
     temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
     try:
@@ -415,16 +406,16 @@ def _chunks(images: ImageSet, map_of: MapOf) -> Iterator[tuple[slice, np.ndarray
 
 def _stems(names: tuple[str, ...]) -> list[str]:
     """Where below a folder each image's files go: never outside it, never two in one place."""
+    owners: dict[str, str] = {}
     stems = []
     for name in names:
         path = PurePosixPath(name.replace("\\", "/"))
         inside = not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
-        stems.append(str(path) if inside else path.name)
-    seen: dict[str, str] = {}
-    for stem, name in zip(stems, names, strict=True):
-        if (other := seen.setdefault(stem, name)) != name:
+        stem = str(path) if inside else path.name
+        if (other := owners.setdefault(stem, name)) != name:
             raise InputError(
                 f"The maps of {other!r} and {name!r} would be the same file {stem!r}: score "
                 "their common folder instead."
             )
+        stems.append(stem)
     return stems

@@ -54,11 +54,7 @@ class Threshold:
         return len(next(iter(self.scores.values())))
 
     def value(self, method: str) -> float:
-        """The threshold of one score method: a higher score is called abnormal.
-
-        Raises:
-            InputError: if the held-out images were not scored by it.
-        """
+        """The threshold of one score method: a higher score is called abnormal."""
         if method not in self.scores:
             raise InputError(
                 f"The held-out images have no scores by {method!r}, only by "
@@ -88,16 +84,11 @@ class Threshold:
 
 
 def threshold(scores: Sequence[float] | np.ndarray, contamination: float) -> float:
-    """The score above which an image is called abnormal.
-
-    With fewer than `least_held_out` images it is the highest of them.
+    """The score above which an image is called abnormal: the highest where k is too small.
 
     Args:
         scores: of k held-out normal images, shape (k,), higher = more abnormal.
-        contamination: share of normal images that may be called abnormal.
-
-    Raises:
-        InputError: if contamination is not above 0 and at most 0.5.
+        contamination: share of normal images that may be called abnormal, above 0, at most 0.5.
     """
     k = len(scores)
     return float(np.sort(scores)[k - _at_or_above(k, contamination)])
@@ -133,11 +124,7 @@ def least_held_out(contamination: float) -> int:
 
 
 def check_scores(values: np.ndarray) -> np.ndarray:
-    """Scores or maps as they are, unless weights that nobody trained gave none.
-
-    Raises:
-        InputError: if any is not finite.
-    """
+    """The scores or maps themselves; an InputError if weights that nobody trained gave none."""
     if not np.isfinite(values).all():
         raise InputError(
             "The learners give scores that are not finite: their weights are of no use, train anew."
