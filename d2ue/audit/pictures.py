@@ -43,8 +43,8 @@ def distances(found: Audit) -> Figure:
             (open_ & two, "of two labels: no copies", "black", "x"),
         ):
             if own.any():
-                x, y, label = 1 - pairs.coarse[own], 1 - pairs.fine[own], f"{title} ({own.sum()})"
-                right.scatter(x, y, s=14, marker=marker, color=colour, alpha=0.5, label=label)
+                x, y, text = 1 - pairs.coarse[own], 1 - pairs.fine[own], f"{title} ({own.sum()})"
+                right.scatter(x, y, s=14, marker=marker, color=colour, alpha=0.5, label=text)
         right.plot([0.01, 0.1, 0.1], [1 - ALTERED[1]] * 2 + [0.001], "k--", label="altered: below")
         right.set(xscale="log", yscale="log", xlim=(0.1, 0.01), ylim=(0.003, 1.5))
         right.set_xticks([0.1, 0.05, 0.02, 0.01], ["0.1", "0.05", "0.02", "0.01"])
