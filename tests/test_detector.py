@@ -1,9 +1,6 @@
 """The estimator: it is the ensemble underneath, and scikit-learn's tools can use it for real."""
 
-import json
 import pickle
-import subprocess
-import sys
 import warnings
 
 import joblib
@@ -12,11 +9,8 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
 from d2ue import D2UE, ImageSet, TrainConfig, image_scores, score_maps, train_ensemble
@@ -37,6 +31,10 @@ EXPECTED_FAILURES = {
 
 def detector(**changes):
     return D2UE(**{**SETTINGS, **changes})
+
+
+def flat(images):
+    return images.reshape(len(images), -1)
 
 
 @pytest.fixture(autouse=True)
@@ -64,41 +62,33 @@ def fitted(images):
         return detector(validation_fraction=0.3, contamination=0.2).fit(images)
 
 
-# --- arrays as people have them ---
-
-
-def readings(images):
-    """The same pictures, uint8 (n, h, w), in other forms."""
-    plain = torch.from_numpy(images)
-    padded = np.zeros((len(images), SIZE, 2 * SIZE), np.uint8)
-    padded[..., ::2] = images
-    frozen = images.copy()
-    frozen.flags.writeable = False
-    return {
-        "tensor": plain,
-        "channel": plain[:, None],
-        "list of tensors": list(plain),
-        "every other column": padded[..., ::2],
-        "turned twice": images[:, ::-1].copy()[:, ::-1],
-        "Fortran": np.asfortranarray(images),
-        "read only": frozen,
-        "masked nowhere": np.ma.masked_array(images),
-        "table": pd.DataFrame(images.reshape(len(images), -1)),
-        "sparse": plain.to_sparse(),
-        "big endian": images.astype(">u2").astype(np.uint8),
-    }
-
-
 def test_every_form_of_one_array_gives_one_detector(images, new):
-    images, new = np.squeeze(images), np.squeeze(new)
+    padded = np.zeros((2, 30, SIZE, 2 * SIZE), np.uint8)
+    padded[0, ..., ::2], padded[1, :12, ..., ::2] = images[:, 0], new[:, 0]
+    forms = {
+        "tensor": torch.from_numpy,
+        "list of tensors": lambda x: list(torch.from_numpy(x)),
+        "every other column": lambda x: padded[int(len(x) == 12), : len(x), ..., ::2],
+        "turned twice": lambda x: x[:, :, ::-1].copy()[:, :, ::-1],
+        "Fortran": np.asfortranarray,
+        "masked nowhere": np.ma.masked_array,
+        "table": lambda x: pd.DataFrame(flat(x)).add_prefix("pixel "),
+        "sparse": lambda x: torch.from_numpy(x).to_sparse(),
+    }
     expected = detector().fit(images).anomaly_score(new)
-    for (name, train), test in zip(readings(images).items(), readings(new).values(), strict=True):
-        found = detector().fit(train).anomaly_score(test)
-        np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=name)
+    for name, form in forms.items():
+        fitted = detector().fit(form(images))
+        np.testing.assert_allclose(
+            fitted.anomaly_score(form(new)), expected, rtol=1e-6, err_msg=name
+        )
+        if name == "table":
+            assert fitted.feature_names_in_[0] == "pixel 0"
+            with pytest.raises(ValueError, match="feature names"):
+                fitted.predict(form(new).add_prefix("other "))
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_tensors_of_every_width_with_gradients(images, kind):
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_tensors_of_other_widths_with_gradients(images, kind):
     """Quarters of 64 levels are exact in each, so each is the same pictures."""
     levels = torch.from_numpy(np.squeeze(images) // 4).to(kind) / 64
     expected = detector().fit(levels.double().numpy())
@@ -114,7 +104,6 @@ def test_what_is_no_picture_is_refused_in_a_sentence(images, refused):
     for values, about in (
         (torch.zeros(20, SIZE, SIZE, dtype=torch.complex64), "complex"),
         (torch.zeros(20, SIZE, SIZE, device="meta"), "meta"),
-        ([torch.zeros(4, 4), torch.zeros(5, 5)], "one shape"),
     ):
         with refused(about):
             detector().fit(values)
@@ -134,9 +123,6 @@ def test_modes_of_torch_change_nothing(images, new, tmp_path):
             assert np.array_equal(loaded.anomaly_map(new), expected.anomaly_map(new))
 
 
-# --- scikit-learn's own checks ---
-
-
 def test_check_estimator():
     assert len(EXPECTED_FAILURES) <= 5
     results = check_estimator(
@@ -145,9 +131,6 @@ def test_check_estimator():
     failed = {r["check_name"]: repr(r["exception"]) for r in results if r["status"] == "failed"}
     assert failed == {}
     assert len(results) > 40
-
-
-# --- it is the ensemble underneath ---
 
 
 def test_it_is_train_ensemble_and_image_scores(fitted, images, new, equal_tensors):
@@ -177,27 +160,14 @@ def test_names_and_signs(fitted, new):
     assert set(fitted.predict(new)) <= {-1, 1}
 
 
-def test_of_the_held_out_images_as_many_as_allowed_are_called_abnormal(fitted, images):
-    # 9 held out, 0.2 * (9 + 1) = 2: one of them lies above the threshold, and one is it.
-    held_out = fitted.validation_.scores["dual"]
-    assert (held_out > fitted.threshold_).sum() == 1 and fitted.threshold_ in held_out
-    again = fitted.anomaly_score(images[fitted.validation_index_])
-    np.testing.assert_allclose(again, held_out, rtol=1e-5)
-
-
 def test_other_seeds_and_settings_reach_the_ensemble(images, fitted):
     other = detector(random_state=1).fit(images)
     assert other.ensemble_.config.seed == 1
     assert not np.array_equal(other.validation_index_, detector().fit(images).validation_index_)
     chosen = {
-        "backbone": "memae",
-        "similarity": "cosine",
-        "repulsion_weight": 0.5,
-        "layer": "en1",
-        "learning_rate": 0.01,
-        "n_learners": 3,
-        "epochs": 2,
-    }
+        "backbone": "memae", "similarity": "cosine", "repulsion_weight": 0.5, "layer": "en1",
+        "learning_rate": 0.01, "n_learners": 3, "epochs": 2,
+    }  # fmt: skip
     config = detector(**chosen).fit(images).ensemble_.config
     assert {name: getattr(config, name) for name in chosen} == chosen
     drawn = [detector(random_state=np.random.RandomState(7)).fit(images) for _ in range(2)]
@@ -239,22 +209,12 @@ def test_recalibrating_trains_nothing(images, new, fitted, refused):
     assert copied.contamination == 0.5
 
 
-def test_too_few_held_out_images_warn(images):
-    with pytest.warns(UserWarning, match="Only 3 normal images are held out.*at least 19"):
-        detector().fit(images)
-
-
 def test_a_store_trains_nothing_twice(images, tmp_path):
-    first = detector(store=tmp_path).fit(images)
-    before = sorted(p.name for p in (tmp_path / "learners").iterdir())
+    with pytest.warns(UserWarning, match="Only 3 normal images are held out.*at least 19"):
+        first = detector(store=tmp_path).fit(images)
     second = detector(store=tmp_path, contamination=0.3, method="output").fit(images)
-    assert sorted(p.name for p in (tmp_path / "learners").iterdir()) == before
-    journal = (tmp_path / "journal.txt").read_text()
-    assert journal.count("trained") == 2
+    assert (tmp_path / "journal.txt").read_text().count("trained") == 2
     assert second.ensemble_.fingerprint == first.ensemble_.fingerprint
-
-
-# --- images in every form ---
 
 
 def test_every_form_of_the_same_images_scores_the_same(fitted, new, tmp_path, draw_images):
@@ -279,41 +239,30 @@ def test_a_folder_is_fitted_as_an_array_is(images, new, tmp_path):
     assert np.array_equal(detector().fit(sorted(tmp_path.iterdir())).anomaly_score(new), of_array)
 
 
-def test_flat_images_with_their_shape_are_the_images(images, new):
-    square = detector().fit(images)
-    flat = detector(image_shape=(SIZE, SIZE)).fit(images.reshape(30, -1))
-    assert flat.n_features_in_ == SIZE * SIZE
-    wanted = square.anomaly_score(new)
-    assert np.array_equal(flat.anomaly_score(new.reshape(12, -1)), wanted)
-    assert np.array_equal(flat.anomaly_score(new), wanted)
-    # 256 values fill a square of 16 x 16, so here the shape need not be said.
-    assert np.array_equal(
-        detector().fit(images.reshape(30, -1)).anomaly_score(new.reshape(12, -1)), wanted
-    )
-
-
-@pytest.mark.parametrize("kind", ["bytes", "floats", "whole numbers", "stated"])
+@pytest.mark.parametrize("kind", ["bytes", "floats", "stated"])
 def test_rows_that_fill_no_square_do_not_depend_on_each_other(images, new, kind):
     """250 values leave 6 pixels of the 16 x 16, black as at `fit` whatever else is scored."""
     form = {
         "bytes": lambda x: x // 2 + 100,
         "floats": lambda x: x / 9 - 4,
-        "whole numbers": lambda x: x.astype(int) + 3,
         "stated": lambda x: x // 2 + 100,
     }[kind]
-    rows, others = (form(x.reshape(len(x), -1)[:, :250]) for x in (images, new))
+    rows, others = form(flat(images)[:, :250]), form(flat(new)[:, :250])
     others[0] = others.max()
     given = {"pixel_range": (-1, 300)} if kind == "stated" else {}
     fitted = detector(validation_fraction=0.3, **given).fit(rows)
     together = fitted.anomaly_score(others)
     alone = np.concatenate([fitted.anomaly_score(row[None]) for row in others])
     np.testing.assert_allclose(alone, together, rtol=1e-4)
-    # A picture with black put in by hand is the same.
+    # A picture with black put in by hand is the same, and so is a table of its shape.
     black = {"bytes": 0, "stated": -1}.get(kind, rows.min())
     filled = np.pad(others.astype(float), ((0, 0), (0, 6)), constant_values=black)
     stack = filled.reshape(-1, SIZE, SIZE)
     stack = stack.astype(np.uint8) if kind == "bytes" else stack
     np.testing.assert_allclose(fitted.anomaly_score(stack), together, rtol=1e-4)
+    shaped = detector(image_shape=(SIZE, SIZE), validation_fraction=0.3).fit(flat(images))
+    square = detector(validation_fraction=0.3).fit(images)
+    assert np.array_equal(shaped.anomaly_score(flat(new)), square.anomaly_score(new))
 
 
 def test_values_keep_the_scale_of_fit(images, new):
@@ -350,8 +299,6 @@ def test_wrong_images_are_refused(fitted, images, new, refused, tmp_path):
         fitted.predict(np.zeros((2, 2, 8, 8), np.uint8))
     with refused("does not exist"):
         fitted.predict(tmp_path / "nowhere")
-    with refused("does not exist"):
-        detector().fit(tmp_path / "nowhere")
     (tmp_path / "a.png").write_bytes(b"no picture")
     with refused("a.png"):
         fitted.predict([tmp_path / "a.png"])
@@ -364,22 +311,11 @@ def test_wrong_images_are_refused(fitted, images, new, refused, tmp_path):
 @pytest.mark.parametrize(
     ("setting", "value", "about"),
     [
-        ("backbone", "vae", "backbone"),
-        ("n_learners", 0, "n_learners"),
-        ("similarity", "cka2", "similarity"),
-        ("repulsion_weight", -1, "repulsion_weight"),
         ("epochs", 0, "epochs"),
-        ("epochs", "many", "epochs"),
-        ("image_size", 63, "image_size"),
-        ("image_size", [64], "image_size"),
         ("random_state", -1, "seed"),
         ("device", "abacus", "abacus"),
         ("contamination", 0.6, "contamination"),
         ("method", "vote", "method"),
-        ("method", "input2", "method"),
-        ("layer", "z2", "layer"),
-        ("batch_size", 1, "batch_size"),
-        ("learning_rate", -1.0, "learning_rate"),
         ("image_shape", (0, 1), "image_shape"),
         ("pixel_range", (1, 0), "black"),
         ("validation_fraction", 1.0, "validation_fraction"),
@@ -401,9 +337,6 @@ def test_nothing_is_scored_before_it_is_fitted(new):
         detector().save("nowhere")
 
 
-# --- scikit-learn's tools ---
-
-
 def test_weights_that_give_no_scores_are_told(fitted, new, refused):
     """Finite, so that they can be loaded, and of no use."""
     broken = pickle.loads(pickle.dumps(fitted))
@@ -412,24 +345,6 @@ def test_weights_that_give_no_scores_are_told(fitted, new, refused):
     for method in (broken.predict, broken.score_samples, broken.anomaly_map):
         with refused("not finite", "train anew"):
             method(new)
-
-
-def test_clone_and_parameters(fitted):
-    cloned = clone(fitted)
-    assert cloned.get_params() == fitted.get_params() and not hasattr(cloned, "ensemble_")
-    assert "contamination=0.2" in repr(fitted)
-    changed = cloned.set_params(backbone="ae", image_size=32)
-    assert (changed.backbone, changed.image_size) == ("ae", 32)
-
-
-def test_in_a_pipeline(images, new):
-    def invert(x):
-        return 255 - x
-
-    piped = make_pipeline(FunctionTransformer(invert), detector()).fit(images)
-    bare = detector().fit(255 - images)
-    assert np.array_equal(piped.score_samples(new), bare.score_samples(255 - new))
-    assert np.array_equal(piped.predict(new), bare.predict(255 - new))
 
 
 def test_in_a_grid_search_in_two_processes(images, new):
@@ -459,24 +374,3 @@ def test_joblib_and_pickle_keep_every_bit(fitted, new, tmp_path):
     for again in (joblib.load(tmp_path / "detector.joblib"), pickle.loads(pickle.dumps(fitted))):
         assert np.array_equal(again.anomaly_map(new), fitted.anomaly_map(new))
         assert again.threshold_ == fitted.threshold_ and again.get_params() == fitted.get_params()
-
-
-def test_named_columns_are_remembered(images):
-    table = pd.DataFrame(images.reshape(30, -1)).add_prefix("pixel ")
-    named = detector().fit(table)
-    assert named.feature_names_in_[0] == "pixel 0"
-    with pytest.raises(ValueError, match="feature names"):
-        named.predict(table.add_prefix("other "))
-
-
-def test_importing_d2ue_does_not_import_scikit_learn():
-    code = (
-        "import sys, json, d2ue; before = 'sklearn' in sys.modules;"
-        "d2ue.D2UE; print(json.dumps([before, 'sklearn' in sys.modules]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == [False, True]
-    with pytest.raises(AttributeError, match="no attribute 'D3UE'"):
-        import d2ue
-
-        d2ue.D3UE  # noqa: B018

@@ -3,10 +3,8 @@
 import base64
 import csv
 import io
-import math
 import os
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -45,16 +43,12 @@ def test_the_table_holds_every_digit_and_the_verdict():
     assert {row["abnormal"] for row in rows} == {"yes", "no"}
     at = Scored(image_set(3), np.array([0.5, 0.6, 0.7]), "dual", one.threshold)
     assert at.abnormal.tolist() == [False, False, True]  # the threshold itself is not above it
-    small = np.array([1 / 3, 2e-17 / 3])  # as small as scores are
-    rows = csv.DictReader(io.StringIO(Scored(image_set(2), small, "dual").csv()))
-    assert [float(row["score"]) for row in rows] == small.tolist()
-    plain = scored(threshold=False)
-    assert plain.abnormal is None
-    assert plain.csv().splitlines()[0] == "name,label,score"
-    assert plain.csv().splitlines()[1] == f"0.png,,{plain.scores.tolist()[0]!r}"
+    small = Scored(image_set(1), np.array([2e-17 / 3]), "dual")
+    assert small.abnormal is None
+    assert small.csv() == f"name,label,score\n0.png,,{2e-17 / 3!r}\n"
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_interval_is_what_a_bootstrap_says(seed):
     """Percentile bootstrap over images, here by counting pairs; n differs from seed to seed."""
     rng = np.random.default_rng(seed)
@@ -71,23 +65,16 @@ def test_the_interval_is_what_a_bootstrap_says(seed):
     assert (low, high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.008)
 
 
-def test_one_abnormal_image_has_no_interval():
-    assert "(no interval: a class has one image)" in scored(labels=[0] * 7 + [1]).summary[-2]
-
-
 def test_ranking_and_sentences():
     one = scored(labels=[0, 1] * 4)
     assert (np.diff(one.scores[one.ranking]) < 0).all()
     text = " ".join(one.summary)
-    assert "8 scores (dual), higher = more abnormal" in text
-    above = int((one.scores > 0.6).sum())
-    assert f"{above} of 8 are above the threshold 0.6" in text
-    assert "9 held-out" in text and "10.0 % of new normal images" in text
-    assert "AUC" in text and "n = 8" in text
+    assert f"{int((one.scores > 0.6).sum())} of 8 are above the threshold 0.6" in text
+    assert "10.0 % of new normal images" in text and "AUC" in text
     hits = int((one.scores[1::2] > 0.6).sum())
     assert f"{hits} of 4 ({25 * hits:.1f} %) of the abnormal" in text
-    assert "AUC" not in " ".join(scored(labels=[0] * 8).summary)
-    assert "AUC" not in " ".join(scored().summary)
+    assert "AUC" not in " ".join(scored(labels=[0] * 8).summary + scored().summary)
+    assert "no interval" in " ".join(scored(labels=[0] * 7 + [1]).summary)
     few = Scored(image_set(2), np.array([0.1, 0.2]), "dual", Threshold({"dual": np.ones(3)}, 0.05))
     assert "Only 3 normal images" in " ".join(few.summary)
 
@@ -146,18 +133,13 @@ def test_maps_stay_in_their_folder_and_apart(tmp_path, refused):
     outside = ["../x.png", "/y.png", "..\\..\\z.png", "C:\\w.png"]
     write_maps(tmp_path / "maps", image_set(4, names=outside), maps_of)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["maps"]
-    assert {p.name for p in (tmp_path / "maps").glob("*.npy")} == {
-        f"{letter}.png.npy" for letter in "wxyz"
-    }
+    found = sorted(p.name for p in (tmp_path / "maps").glob("*.npy"))
+    assert found == ["w.png.npy", "x.png.npy", "y.png.npy", "z.png.npy"]
     with refused("same file"):
         write_maps(tmp_path / "two", image_set(2, names=["../a.png", "/b/a.png"]), maps_of)
-    assert not (tmp_path / "two").exists()
     with refused("npy or tiff"):
         write_maps(tmp_path / "two", image_set(1), maps_of, "bmp")
-    (tmp_path / "file").write_text("mine")
-    with refused("is a file"):
-        write_maps(tmp_path / "file", image_set(1), maps_of)
-    assert (tmp_path / "file").read_text() == "mine"
+    assert not (tmp_path / "two").exists()
 
 
 def test_a_map_is_whole_or_not_there(tmp_path, monkeypatch, refused):
@@ -173,19 +155,9 @@ def test_a_map_is_whole_or_not_there(tmp_path, monkeypatch, refused):
 
 def pictures_of(page):
     """Every picture of a page: what it is said to show, and its pixels."""
-    found = []
-
-    def see(tag, attributes):
-        if tag == "img":
-            values = dict(attributes)
-            kind, data = values["src"].split(",", 1)
-            assert kind == "data:image/png;base64"
-            found.append((values["alt"], Image.open(io.BytesIO(base64.b64decode(data)))))
-
-    parser = HTMLParser()
-    parser.handle_starttag = see
-    parser.feed(page)
-    return found
+    found = re.findall(r'<img[^>]* src="data:image/png;base64,([^"]+)" alt="([^"]*)"', page)
+    assert len(found) == page.count("<img")
+    return [(alt, Image.open(io.BytesIO(base64.b64decode(data)))) for data, alt in found]
 
 
 def test_the_page_shows_the_most_abnormal_first():
@@ -217,13 +189,6 @@ def test_pages_of_any_length(n, top):
     assert ("For comparison" in page) == (n > top)
 
 
-def test_one_broken_image_does_not_squeeze_the_histogram():
-    one = scored(40)
-    one.scores[7] = 1e6
-    page = report(one, maps_of)
-    assert "1e+06" in page
-
-
 def test_names_cannot_become_part_of_the_page():
     evil = "<script>alert(1)</script>.png"
     page = report(scored(2, names=[evil, "b.png"]), maps_of, title=evil, about={evil: evil})
@@ -231,7 +196,7 @@ def test_names_cannot_become_part_of_the_page():
 
 
 def test_pages_that_cannot_be(tmp_path, refused):
-    for top in (0, -3, True):
+    for top in (0, True):
         with refused("at least 1"):
             report(scored(), maps_of, top=top)
     with refused("no images"):
@@ -239,4 +204,3 @@ def test_pages_that_cannot_be(tmp_path, refused):
     with refused("cannot be written"):
         write_report(tmp_path / "no" / "r.html", scored(), maps_of)
     assert write_report(tmp_path / "r.html", scored(), maps_of).read_text().startswith("<!DOCTYPE")
-    assert math.isfinite(colour_top(maps_of(image_set(3).images)))

@@ -54,12 +54,11 @@ class Audit:
         name: the data set's.
         files: a row an image of train/0 and test, in the order of data.json: name, split ("train",
             "test" or, for a plain folder, "all"), label (0, 1; -1 unknown), problem, the properties
-            of `d2ue.audit.files`, cluster, nearest (largest coarse correlation) and neighbour.
+            of `d2ue.audit.files`, cluster and nearest (largest coarse correlation).
         images: grey pixels, uint8 (n, 64, 64).
         pairs: near duplicates, a row a pair: first, second (rows of `files`), kind (of `KINDS`),
             symmetry, coarse, fine.
-        candidates: pairs of coarse correlation 0.9 or more: all, or of more than 20 an image those
-            that hold every cluster together (`candidates.total` says how many there were).
+        candidates: what `find_pairs` kept, as rows of `files`.
         properties: what file properties tell: comparison, property, AUC with interval, n.
         identifiers: patients or sources by file name: a row each, images in every part; None
             without a pattern.
@@ -78,9 +77,8 @@ class Audit:
     @property
     def groups(self) -> np.ndarray:
         """Each image's part: "train/0", "test/0", "test/1" or "all"."""
-        known = self.files["label"].to_numpy() >= 0
         words = self.files["split"] + "/" + self.files["label"].astype(str)
-        return np.where(known, words, self.files["split"])
+        return np.where(self.files["label"] >= 0, words, self.files["split"])
 
     @property
     def leaked(self) -> np.ndarray:
@@ -143,15 +141,14 @@ def audit(
         )
     files = pd.concat([pd.DataFrame(rows, columns=["name", "split", "label"]), found], axis=1)
     readable = np.flatnonzero(files["problem"] == "")
-    candidates, nearest, neighbour = find_pairs(images[readable])
+    candidates, nearest = find_pairs(images[readable])
     candidates = replace(
         candidates, first=readable[candidates.first], second=readable[candidates.second]
     )
     pairs = _near_duplicates(files, readable, candidates)
     files["cluster"] = clusters_of(len(files), pairs["first"], pairs["second"])
-    files["nearest"], files["neighbour"] = np.nan, -1
+    files["nearest"] = np.nan
     files.loc[readable, "nearest"] = nearest
-    files.loc[readable, "neighbour"] = np.where(neighbour < 0, -1, readable[neighbour])
     identifiers = None if pattern is None else _identifiers(files, pattern)
     return Audit(name, files, images, pairs, candidates, _properties(files), identifiers, listing)
 
@@ -189,12 +186,12 @@ def _properties(files: pd.DataFrame) -> pd.DataFrame:
     readable = files[files["problem"] == ""]
     test, normal = readable["split"] == "test", readable["label"] == 0
     comparisons = {
-        "abnormal against normal test images": (readable[test], "label"),
-        "test normals against training images": (readable[normal], "split"),
+        "abnormal against normal test images": (readable[test], readable["label"] == 1),
+        "test normals against training images": (readable[normal], test),
     }
     rows = []
-    for title, (own, column) in comparisons.items():
-        truth = (own[column] == (1 if column == "label" else "test")).to_numpy(np.int8)
+    for title, (own, positive) in comparisons.items():
+        truth = positive[own.index].to_numpy(np.int8)
         if np.bincount(truth, minlength=2).min() < 2:
             continue
         for name, values in _scores(own):

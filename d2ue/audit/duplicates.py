@@ -62,7 +62,7 @@ class Pairs:
         return (self.coarse >= SAME) | ((self.coarse >= coarse) & (self.fine >= fine))
 
     def at(self, which: np.ndarray) -> Pairs:
-        """The pairs at some positions."""
+        """The pairs at some positions; `total` stays."""
         return replace(self, **{name: getattr(self, name)[which] for name in _COLUMNS})
 
     def joined(self, other: Pairs) -> Pairs:
@@ -77,7 +77,7 @@ def transform(images: np.ndarray, symmetry: int) -> np.ndarray:
     return turned[..., ::-1] if symmetry % 2 else turned
 
 
-def find_pairs(images: np.ndarray) -> tuple[Pairs, np.ndarray, np.ndarray]:
+def find_pairs(images: np.ndarray) -> tuple[Pairs, np.ndarray]:
     """Compare all images with each other.
 
     Args:
@@ -85,8 +85,8 @@ def find_pairs(images: np.ndarray) -> tuple[Pairs, np.ndarray, np.ndarray]:
 
     Returns:
         All pairs of coarse correlation 0.9 or more; where they are more than 20 an image, those
-        that `spanning` keeps. Each image's largest coarse correlation with another, shape (n,), and
-        that image's position (-1 and -1 where there is one image only).
+        that `spanning` keeps. Each image's largest coarse correlation with another, shape (n,);
+        -1 where there is one image only.
     """
     n = len(images)
     x = images.astype(np.float32)
@@ -96,8 +96,9 @@ def find_pairs(images: np.ndarray) -> tuple[Pairs, np.ndarray, np.ndarray]:
     fine = _unit(x - ndimage.gaussian_filter(x, (0, 1.0, 1.0), mode="nearest"))
     own = _unit(coarse)
     turned = [_unit(transform(coarse, s)) for s in range(8)]
-    nearest, neighbour = np.full(n, -1.0, np.float32), np.full(n, -1)
-    kept, total = _no_pairs(), 0
+    nearest = np.full(n, -1.0, np.float32)
+    none, nothing = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    kept = Pairs(none, none, none, nothing, nothing, 0)
     for top in range(0, n, _BLOCK):
         for left in range(top, n, _BLOCK):
             rows, columns = own[top : top + _BLOCK], slice(left, left + _BLOCK)
@@ -105,11 +106,9 @@ def find_pairs(images: np.ndarray) -> tuple[Pairs, np.ndarray, np.ndarray]:
             best = products.max(0)
             if top == left:
                 best[np.diag_indices(len(rows))] = -1.0
-            for axis, start, other in ((1, top, left), (0, left, top)):
-                value, place = best.max(axis), best.argmax(axis) + other
-                part = slice(start, start + len(value))
-                better = (value > nearest[part]) & (value > -1)
-                nearest[part][better], neighbour[part][better] = value[better], place[better]
+            for axis, start in ((1, top), (0, left)):
+                part = nearest[start : start + _BLOCK]
+                np.maximum(part, best.max(axis), out=part)
             i, j = np.nonzero(best >= ALTERED[0])
             if top == left:
                 i, j = i[i < j], j[i < j]
@@ -118,14 +117,12 @@ def find_pairs(images: np.ndarray) -> tuple[Pairs, np.ndarray, np.ndarray]:
                 np.full(len(i), np.nan, np.float32), len(i),
             )  # fmt: skip
             _compare_fine(found, fine)
-            total += len(i)
             kept = kept.joined(found)
             if len(kept.first) > MOST_PAIRS * n + _BLOCK**2:
                 kept = spanning(n, kept)
-    if total > MOST_PAIRS * n:
+    if kept.total > MOST_PAIRS * n:
         kept = spanning(n, kept)
-    order = np.lexsort((kept.second, kept.first))
-    return replace(kept.at(order), total=total), nearest, neighbour
+    return kept.at(np.lexsort((kept.second, kept.first))), nearest
 
 
 def spanning(n: int, pairs: Pairs) -> Pairs:
@@ -143,12 +140,7 @@ def spanning(n: int, pairs: Pairs) -> Pairs:
         tree = minimum_spanning_tree(coo_matrix((length, ends), shape=(n, n))).tocoo()
         codes = ends[0] * n + ends[1]
         chosen[known[np.isin(codes, tree.row.astype(np.int64) * n + tree.col)]] = True
-    return replace(pairs.at(np.flatnonzero(chosen)), total=pairs.total)
-
-
-def _no_pairs() -> Pairs:
-    whole, values = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    return Pairs(whole, whole, whole, values, values, 0)
+    return pairs.at(np.flatnonzero(chosen))
 
 
 def _compare_fine(pairs: Pairs, fine: np.ndarray, block: int = 2048) -> None:
@@ -160,12 +152,9 @@ def _compare_fine(pairs: Pairs, fine: np.ndarray, block: int = 2048) -> None:
         first, second = np.unique(pairs.first[own]), np.unique(pairs.second[own])
         if len(own) > 0.02 * len(first) * len(second):  # most of a block: one product of matrices
             turned = transform(pictures[second], symmetry).reshape(len(second), -1)
-            products = fine[first] @ turned.T
-            places = (
-                np.searchsorted(first, pairs.first[own]),
-                np.searchsorted(second, pairs.second[own]),
-            )
-            pairs.fine[own] = products[places]
+            rows = np.searchsorted(first, pairs.first[own])
+            columns = np.searchsorted(second, pairs.second[own])
+            pairs.fine[own] = (fine[first] @ turned.T)[rows, columns]
             continue
         for start in range(0, len(own), block):
             part = own[start : start + block]

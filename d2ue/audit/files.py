@@ -25,12 +25,7 @@ WORDS = ("format", "mode", "extension", "grey in colour", "EXIF", "resolution ta
 def read_files(
     root: Path, names: Sequence[str], *, progress: bool = True
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Read every file once.
-
-    Args:
-        root: the folder below which they lie.
-        names: of the files.
-        progress: show a bar once it has taken two seconds.
+    """Read every file below `root` once.
 
     Returns:
         A row a file: `problem` (a sentence; "" where it could be read), `content` and `pixels`
@@ -42,22 +37,15 @@ def read_files(
     def work(i: int) -> dict[str, object]:
         try:
             found, images[i] = _read(root / names[i])
-        except InputError as error:
-            text = str(error).replace(f"{root}{os.sep}", "")  # a report travels, the path does not
-            return {"problem": text}
+        except InputError as error:  # a report travels, the path does not
+            return {"problem": str(error).replace(f"{root}{os.sep}", "")}
         return found
 
     make_readers()  # not made for two threads at once
     with quiet_readers(), ThreadPoolExecutor(thread_count()) as pool:
-        rows = progress_bar(
-            pool.map(work, range(len(names))),
-            total=len(names),
-            desc="reading",
-            unit="image",
-            delay=2,
-            leave=False,
-            disable=not progress,
-        )
+        style = {"desc": "reading", "unit": "image", "delay": 2, "leave": False}
+        results = pool.map(work, range(len(names)))
+        rows = progress_bar(results, total=len(names), disable=not progress, **style)
         frame = pd.DataFrame(list(rows), index=range(len(names)))
     for column in ("problem", "content", "pixels", *WORDS):
         frame[column] = frame[column].fillna("") if column in frame else ""

@@ -27,13 +27,8 @@ def distances(found: Audit) -> Figure:
             np.clip(1 - nearest[(found.groups == p) & np.isfinite(nearest)], 1.001e-5, 1.9)
             for p in parts
         ]
-        left.hist(
-            values,
-            bins,
-            stacked=True,
-            color=[PALETTE[i] for i, _ in enumerate(parts)],
-            label=[f"{names.get(p, p)} ({len(v)})" for p, v in zip(parts, values, strict=True)],
-        )
+        labels = [f"{names.get(p, p)} ({len(v)})" for p, v in zip(parts, values, strict=True)]
+        left.hist(values, bins, stacked=True, color=PALETTE[: len(parts)], label=labels)
         left.axvline(1 - SAME, color="black", linestyle="--", label="re-encoded: left of this")
         left.set(xscale="log", xlabel="distance to the nearest image (1 - coarse correlation)")
         left.set(ylabel="images", title="Nearest neighbours")
@@ -48,15 +43,8 @@ def distances(found: Audit) -> Figure:
             (open_ & two, "of two labels: no copies", "black", "x"),
         ):
             if own.any():
-                right.scatter(
-                    1 - pairs.coarse[own],
-                    1 - pairs.fine[own],
-                    s=14,
-                    marker=marker,
-                    color=colour,
-                    alpha=0.5,
-                    label=f"{title} ({own.sum()})",
-                )
+                x, y, text = 1 - pairs.coarse[own], 1 - pairs.fine[own], f"{title} ({own.sum()})"
+                right.scatter(x, y, s=14, marker=marker, color=colour, alpha=0.5, label=text)
         right.plot([0.01, 0.1, 0.1], [1 - ALTERED[1]] * 2 + [0.001], "k--", label="altered: below")
         right.set(xscale="log", yscale="log", xlim=(0.1, 0.01), ylim=(0.003, 1.5))
         right.set_xticks([0.1, 0.05, 0.02, 0.01], ["0.1", "0.05", "0.02", "0.01"])
@@ -68,29 +56,18 @@ def distances(found: Audit) -> Figure:
 
 
 def pairs_sheet(found: Audit, columns: int = 6, rows: int = 3) -> Figure:
-    """Near duplicates evenly over how alike they are, the least alike first."""
+    """Near duplicates side by side, evenly over how alike they are, the least alike first."""
     from d2ue.audit.report import chosen_pairs
 
-    chosen = found.pairs.iloc[chosen_pairs(found, columns * rows)]
-    return sheet(found, chosen.itertuples(), columns)
-
-
-def sheet(found: Audit, pairs, columns: int = 6) -> Figure:
-    """Pairs side by side, the second turned as it matches the first.
-
-    Args:
-        found: an audit.
-        pairs: objects with first, second, symmetry, coarse and fine.
-        columns: pairs a row.
-    """
-    pairs = list(pairs)
+    pairs = found.pairs.iloc[chosen_pairs(found, columns * rows)]
     lines = max(1, -(-len(pairs) // columns))
     with plt.rc_context(FONT):
         figure, axes = axes_grid(lines, columns, (2.3 * columns, 1.45 * lines), layout="compressed")
-        for axis, pair in zip(axes.flat, pairs, strict=False):
-            two = (found.images[pair.first], transform(found.images[pair.second], pair.symmetry))
-            gap = np.full((64, 2), 255, np.uint8)
-            axis.imshow(np.hstack([two[0], gap, two[1]]), cmap="gray", vmin=0, vmax=255)
+        for axis, pair in zip(axes.flat, pairs.itertuples(), strict=False):
+            one, other = found.images[pair.first], found.images[pair.second]
+            gap = np.full((len(one), 2), 255, np.uint8)
+            both = np.hstack([one, gap, transform(other, pair.symmetry)])
+            axis.imshow(both, cmap="gray", vmin=0, vmax=255)
             fine = "" if np.isnan(pair.fine) else f", fine {pair.fine:.2f}"
             places = f"{found.groups[pair.first]}, {found.groups[pair.second]}"
             axis.set_title(f"{pair.coarse:.3f}{fine}\n{places}", fontsize=9)

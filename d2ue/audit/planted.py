@@ -31,15 +31,15 @@ def plant(
 ) -> pd.DataFrame:
     """Write a benchmark of phantoms whose test set holds altered copies of other images.
 
-    Copies are of an image each, no image is copied twice: exact files; JPEG of quality 50 to 90;
-    resized to 0.7 to 1.5 times; mirrored or turned by right angles; 2 % brighter or darker.
+    No image is copied twice. Copies are exact files; JPEG of quality 50 to 90; resized to 0.7 to
+    1.5 times; mirrored or turned by right angles; 2 % brighter or darker. Those of training and
+    normal test images become normal test images, those of abnormal ones abnormal test images.
 
     Args:
         folder: written to; new or empty.
         kind: "head" or "chest".
         n: images that are drawn: 60 % training, 20 % normal and 20 % abnormal test images.
-        each: copies of every kind of `PLANTED`; those of training and normal test images become
-            normal test images, those of abnormal ones abnormal test images.
+        each: copies of every kind of `PLANTED`.
         image_size: pixels a side.
         seed: of phantoms and copies.
         progress: show a bar once drawing has taken two seconds.
@@ -69,7 +69,11 @@ def plant(
     abnormal = np.array(["abnormal" in name for name in names])
     rng = np.random.default_rng(seed)
     originals = rng.permutation(n)[: each * len(PLANTED)]
-    copies: list[tuple[str, str, str, int]] = []
+    copies = []
+    lists: dict[bool, list[str]] = {False: [], True: []}
+    n_train = len(drawn.train)
+    for name, label in zip(names[n_train:], abnormal[n_train:], strict=True):
+        lists[bool(label)].append(name)
     with writing(path):
         (path / "images").mkdir(parents=True, exist_ok=True)
         for name, picture in zip(names, pictures, strict=True):
@@ -78,16 +82,11 @@ def plant(
             planted = PLANTED[number % len(PLANTED)]
             name = f"copy-{number:04d}.{'jpg' if planted == 're-encoded' else 'png'}"
             _copy(Image.fromarray(pictures[i]), planted, rng, path / "images" / name)
-            copies.append((names[i], name, planted, int(abnormal[i])))
-    n_train = len(drawn.train)
-    lists = {
-        label: [x for x, a in zip(names[n_train:], abnormal[n_train:], strict=True) if a == label]
-        + [name for _, name, _, own in copies if own == label]
-        for label in (0, 1)
-    }
-    split = {"train": {"0": names[:n_train]}, "test": {"0": lists[0], "1": lists[1]}}
+            copies.append((names[i], name, planted))
+            lists[bool(abnormal[i])].append(name)
+    split = {"train": {"0": names[:n_train]}, "test": {"0": lists[False], "1": lists[True]}}
     write_text(path / "data.json", json.dumps(split, indent=1) + "\n")
-    return pd.DataFrame([c[:3] for c in copies], columns=["original", "copy", "kind"])
+    return pd.DataFrame(copies, columns=["original", "copy", "kind"])
 
 
 def _copy(image: Image.Image, kind: str, rng: np.random.Generator, path: Path) -> None:
@@ -106,24 +105,17 @@ def _copy(image: Image.Image, kind: str, rng: np.random.Generator, path: Path) -
 
 
 def recall_and_precision(found: Audit, truth: pd.DataFrame) -> pd.DataFrame:
-    """How much of what was planted was found as a pair, and how much of what was found was planted.
+    """How much of what `plant` returned was found as a pair, and how much of what was found it is.
 
-    Args:
-        found: an audit of a folder that `plant` wrote.
-        truth: what it returned.
-
-    Returns:
-        A row a kind: planted, found, recall; and the row "all" with pairs reported and precision.
+    A row a kind: planted, found, recall; and the row "all" with pairs reported and precision.
     """
     names = found.files["name"].to_numpy()
     ends = zip(names[found.pairs["first"]], names[found.pairs["second"]], strict=True)
     reported = {frozenset(pair) for pair in ends}
     pairs = [frozenset(p) for p in zip(truth["original"], truth["copy"], strict=True)]
-    hit = pd.Series([pair in reported for pair in pairs], index=truth.index, dtype=bool)
-    rows = [
-        (kind, int((truth["kind"] == kind).sum()), int(hit[truth["kind"] == kind].sum()))
-        for kind in PLANTED
-    ]
+    hit = np.array([pair in reported for pair in pairs], bool)
+    kinds = truth["kind"].to_numpy()
+    rows = [(k, int((kinds == k).sum()), int(hit[kinds == k].sum())) for k in PLANTED]
     rows.append(("all", len(truth), int(hit.sum())))
     frame = pd.DataFrame(rows, columns=["kind", "planted", "found"])
     frame["recall"] = frame["found"] / frame["planted"].clip(lower=1)

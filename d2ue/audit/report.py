@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +12,9 @@ import pandas as pd
 
 from d2ue.audit import ALTERED, KINDS, SAME, SYMMETRIES, Audit, transform
 from d2ue.audit.duplicates import clusters_of
+from d2ue.audit.files import NUMBERS, WORDS
 from d2ue.datasets.results_folder import claim
-from d2ue.plotting import webpage
+from d2ue.plotting.webpage import render
 from d2ue.store.files import write_text, writing
 
 _SHOWN = 48  # pairs on the page
@@ -31,27 +29,30 @@ _PARTS = {
 def summary(found: Audit) -> dict[str, Any]:
     """The findings in numbers, for JSON; no path of the machine, no image."""
     files, groups = found.files, found.groups
-    cluster = files["cluster"].to_numpy()
+    cluster, unreadable = files["cluster"].to_numpy(), files["problem"] != ""
     parts = {}
     for part in _PARTS:
         own = groups == part
         if own.any():
+            sizes = np.unique(cluster[own], return_counts=True)[1]
             parts[part] = {
                 "images": int(own.sum()),
-                "unreadable": int((files["problem"][own] != "").sum()),
-                "clusters": len(np.unique(cluster[own])),
-                "with a near duplicate in the same part": _sharing(cluster[own]),
+                "unreadable": int(unreadable[own].sum()),
+                "clusters": len(sizes),
+                "with a near duplicate in the same part": int(sizes[sizes > 1].sum()),
                 "with a near duplicate in training": int(found.leaked[own].sum()),
             }
     sizes = np.bincount(cluster)
-    kept = len(found.candidates.first)
     result: dict[str, Any] = {
         "name": found.name,
         "parts": parts,
         "near duplicates": {
             "rule": {"coarse": SAME, "or coarse and fine": list(ALTERED)},
             "pairs": {k: int((found.pairs["kind"] == k).sum()) for k in KINDS},
-            "alike in the coarse": {"pairs": found.candidates.total, "kept": kept},
+            "alike in the coarse": {
+                "pairs": found.candidates.total,
+                "kept": len(found.candidates.first),
+            },
             "turned or mirrored": int((found.pairs["symmetry"] > 0).sum()),
             "by parts": _by_parts(found),
             "images in a cluster of two or more": int((sizes[cluster] > 1).sum()),
@@ -59,36 +60,33 @@ def summary(found: Audit) -> dict[str, Any]:
             "largest cluster": int(sizes.max(initial=0)),
             "images in clusters of both labels": int(found.contradictory.sum()),
         },
-        "other rules": sensitivity(found),
+        "other rules": _other_rules(found),
         "pairs of two labels": _negative_control(found),
         "properties": json.loads(found.properties.to_json(orient="records", double_precision=4)),
         "properties alike for all": _constant(files),
-        "unreadable": files.loc[files["problem"] != "", ["name", "problem"]].values.tolist(),
+        "unreadable": files.loc[unreadable, ["name", "problem"]].values.tolist(),
     }
     if found.identifiers is not None:
-        result["identifiers"] = _identifier_counts(found)
+        result["identifiers"] = _identifier_counts(found.identifiers, len(files))
     return result
 
 
-def sensitivity(found: Audit) -> list[dict[str, Any]]:
+def _other_rules(found: Audit) -> list[dict[str, Any]]:
     """How far the findings depend on the thresholds: the same counts by stricter and laxer ones."""
     pairs, split = found.candidates, found.files["split"].to_numpy()
     rows = []
     for coarse, fine in (
-        (0.999, 2.0),
-        (0.99, 2.0),
-        (0.99, 0.97),
-        (0.99, 0.95),
-        (0.99, 0.9),
-        (0.98, 0.9),
-    ):
-        near = (pairs.coarse >= coarse) | (pairs.fine >= fine)
+        (0.999, None), (0.99, None), (0.99, 0.97), (0.99, 0.95), (0.99, 0.9), (0.98, 0.9),
+    ):  # fmt: skip
+        near = pairs.coarse >= coarse
+        if fine is not None:
+            near |= pairs.fine >= fine
         cluster = clusters_of(len(split), pairs.first[near], pairs.second[near])
         leaked = (split == "test") & np.isin(cluster, cluster[split == "train"])
         rows.append(
             {
                 "coarse": coarse,
-                "or fine": fine if fine <= 1 else None,
+                "or fine": fine,
                 "clusters": int(cluster.max(initial=-1) + 1),
                 "test images leaked": int(leaked.sum()),
             }
@@ -96,9 +94,9 @@ def sensitivity(found: Audit) -> list[dict[str, Any]]:
     return rows
 
 
-def text_report(found: Audit) -> str:
-    """The findings as sentences."""
-    s = summary(found)
+def text_report(found: Audit, numbers: dict[str, Any] | None = None) -> str:
+    """The findings as sentences; `numbers` are those of `summary`, where they are at hand."""
+    s = numbers or summary(found)
     lines = [f"Audit of {s['name']}", ""]
     for part, n in s["parts"].items():
         line = f"{n['images']} {_PARTS[part]} in {n['clusters']} clusters"
@@ -138,11 +136,11 @@ def text_report(found: Audit) -> str:
             f"{control['pairs compared']} compared, {control['near duplicates']} near duplicates."
         )
     lines += ["", "File properties (AUC; 0.5 = tells nothing; clusters respected):"]
-    for row in s["properties"]:
-        lines.append(
-            f"  {row['comparison']}, by {row['property']}: {row['auc']:.3f} "
-            f"({row['low']:.3f} to {row['high']:.3f}), n = {row['n']}"
-        )
+    lines += [
+        f"  {row['comparison']}, by {row['property']}: {row['auc']:.3f} "
+        f"({row['low']:.3f} to {row['high']:.3f}), n = {row['n']}"
+        for row in s["properties"]
+    ]
     same = ", ".join(f"{k} {v}" for k, v in s["properties alike for all"].items())
     lines += [f"  alike for all: {same or 'none'}."]
     if "identifiers" in s:
@@ -160,15 +158,6 @@ def text_report(found: Audit) -> str:
     return "\n".join(lines) + "\n"
 
 
-def clusters_csv(found: Audit) -> str:
-    """The table that `statistics.clusters.read_clusters` reads: a row an image, as in data.json."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("name", "split", "label", "cluster"))
-    writer.writerows(found.files[["name", "split", "label", "cluster"]].itertuples(index=False))
-    return text.getvalue()
-
-
 def html_page(found: Audit) -> str:
     """The page, with thumbnails of pairs."""
     s = summary(found)
@@ -177,36 +166,15 @@ def html_page(found: Audit) -> str:
          n["with a near duplicate in training"] if p.startswith("test") else "", n["unreadable"])
         for p, n in s["parts"].items()
     ]  # fmt: skip
-    head = ("", "images", "clusters", "copy among them", "copy in training", "unreadable")
-    body = [
-        webpage.paragraph(
-            "A near duplicate shows the same picture: the same file, re-encoded, resized, turned "
-            "by right angles, mirrored, or with other contrast or sharpness. Neighbouring slices "
-            "of one patient are not meant. A cluster is what near duplicates link."
-        ),
-        webpage.table(head, parts),
-        webpage.heading("Pairs of near duplicates"),
-        webpage.table(
-            ("parts", "pairs"), [tuple(x) for x in s["near duplicates"]["by parts"].items()]
-        ),
-        webpage.paragraph(
-            "Drawn evenly over all, the least alike first; the second is shown turned as it "
-            "matches. If these show one picture, so do the others."
-        ),
-        webpage.gallery(_thumbnails(found, chosen_pairs(found, _SHOWN))),
-        webpage.heading("File properties that predict the label"),
-        webpage.paragraph(
-            "AUC of 0.5 tells nothing; 0 or 1 gives the label away without looking at the image. "
-            "95 % intervals, clusters as units."
-        ),
-        webpage.table(
-            ("comparison", "property", "AUC", "from", "to", "n"),
-            found.properties.itertuples(index=False),
-        ),
-        webpage.heading("All as text"),
-        *(webpage.paragraph(line) for line in text_report(found).splitlines() if line),
-    ]
-    return webpage.page(f"Audit of {found.name}", body)
+    return render(
+        "audit/report.html.j2",
+        name=found.name,
+        parts=parts,
+        pairs=s["near duplicates"]["by parts"].items(),
+        shown=_thumbnails(found, chosen_pairs(found, _SHOWN)),
+        properties=found.properties.itertuples(index=False),
+        text=[line for line in text_report(found, s).splitlines() if line],
+    )
 
 
 def chosen_pairs(found: Audit, n: int) -> np.ndarray:
@@ -215,63 +183,52 @@ def chosen_pairs(found: Audit, n: int) -> np.ndarray:
     return order[np.unique(np.linspace(0, len(order) - 1, n).astype(int))] if len(order) else order
 
 
-def write_report(found: Audit, out: str | os.PathLike[str], *, pictures: bool = True) -> Path:
-    """Write report.txt, report.json, report.html, clusters.csv, pairs.csv and the pictures.
+def write_report(found: Audit, out: str | os.PathLike[str]) -> Path:
+    """Write report.txt, .json and .html, clusters.csv, pairs.csv and .png, and distances.png.
 
     Args:
         found: an audit.
         out: folder; new, empty, or with an earlier report, which is replaced.
-        pictures: also pairs.png and distances.png.
 
     Raises:
         InputError: if it cannot be written.
     """
-    folder = claim(out)
-    write_text(folder / "report.txt", text_report(found))
-    write_text(folder / "report.json", json.dumps(summary(found), indent=1) + "\n")
-    write_text(folder / "clusters.csv", clusters_csv(found))
-    write_text(folder / "pairs.csv", _pairs_csv(found))
-    write_text(folder / "report.html", html_page(found))
-    if pictures:
-        from d2ue.audit.pictures import distances, pairs_sheet
+    from d2ue.audit.pictures import distances, pairs_sheet
 
-        for name, draw in (("distances", distances), ("pairs", pairs_sheet)):
-            with writing(folder / f"{name}.png"):
-                draw(found).savefig(folder / f"{name}.png", dpi=80)
-    return folder
-
-
-def _pairs_csv(found: Audit) -> str:
     names = found.files["name"].to_numpy()
-    frame = found.pairs.assign(
+    pairs = found.pairs.assign(
         first=names[found.pairs["first"]],
         second=names[found.pairs["second"]],
         symmetry=[SYMMETRIES[s] for s in found.pairs["symmetry"]],
     )
-    return frame.to_csv(index=False, float_format="%.5f", lineterminator="\n")
+    clusters = found.files[["name", "split", "label", "cluster"]]  # as `read_clusters` reads it
+    folder = claim(out)
+    write_text(folder / "report.txt", text_report(found))
+    write_text(folder / "report.json", json.dumps(summary(found), indent=1) + "\n")
+    write_text(folder / "clusters.csv", clusters.to_csv(index=False, lineterminator="\n"))
+    text = pairs.to_csv(index=False, float_format="%.5f", lineterminator="\n")
+    write_text(folder / "pairs.csv", text)
+    write_text(folder / "report.html", html_page(found))
+    for name, draw in (("distances", distances), ("pairs", pairs_sheet)):
+        with writing(folder / f"{name}.png"):
+            draw(found).savefig(folder / f"{name}.png", dpi=80)
+    return folder
 
 
-def _thumbnails(found: Audit, rows: Sequence[int]) -> list[str]:
-    figures = []
-    for pair in found.pairs.iloc[rows].itertuples():
-        names = found.files["name"]
-        one, other = found.images[pair.first], transform(found.images[pair.second], pair.symmetry)
-        places = f"{found.groups[pair.first]} and {found.groups[pair.second]}"
-        caption = (
-            f"{names[pair.first]} and {names[pair.second]} ({places}): {pair.kind}, "
-            f"{SYMMETRIES[pair.symmetry]}, coarse {pair.coarse:.3f}"
-        )
-        pictures = [
-            webpage.picture(one, names[pair.first], 112),
-            webpage.picture(np.ascontiguousarray(other), names[pair.second], 112),
-        ]
-        figures.append(webpage.figure(pictures, caption))
-    return figures
-
-
-def _sharing(cluster: np.ndarray) -> int:
-    """Images that share their cluster with another."""
-    return int(len(cluster) - (np.unique(cluster, return_counts=True)[1] == 1).sum())
+def _thumbnails(found: Audit, rows: np.ndarray) -> list[dict[str, Any]]:
+    names, groups = found.files["name"], found.groups
+    return [
+        {
+            "caption": f"{names[pair.first]} and {names[pair.second]} "
+            f"({groups[pair.first]} and {groups[pair.second]}): {pair.kind}, "
+            f"{SYMMETRIES[pair.symmetry]}, coarse {pair.coarse:.3f}",
+            "pictures": [
+                (found.images[pair.first], names[pair.first]),
+                (transform(found.images[pair.second], pair.symmetry), names[pair.second]),
+            ],
+        }
+        for pair in found.pairs.iloc[rows].itertuples()
+    ]
 
 
 def _by_parts(found: Audit) -> dict[str, int]:
@@ -284,12 +241,12 @@ def _by_parts(found: Audit) -> dict[str, int]:
 
 def _negative_control(found: Audit) -> dict[str, Any]:
     label = found.files["label"].to_numpy()
-    known = found.files["problem"].to_numpy() == ""
+    readable = label[found.files["problem"] == ""]
     pairs = found.candidates
     two = (label[pairs.first] != label[pairs.second]) & (label[pairs.first] >= 0)
     both = label[found.pairs["first"]] != label[found.pairs["second"]]
     return {
-        "pairs compared": int(((label == 0) & known).sum() * ((label == 1) & known).sum()),
+        "pairs compared": int((readable == 0).sum() * (readable == 1).sum()),
         "near duplicates": int(both.sum()),
         "coarse of 0.9 or more": int(two.sum()),
         "largest coarse": round(float(pairs.coarse[two].max()), 4) if two.any() else None,
@@ -297,18 +254,14 @@ def _negative_control(found: Audit) -> dict[str, Any]:
 
 
 def _constant(files: pd.DataFrame) -> dict[str, Any]:
-    from d2ue.audit.files import NUMBERS, WORDS
-
     own = files[files["problem"] == ""]
     alike = [c for c in (*NUMBERS, *WORDS) if len(own) and own[c].nunique(dropna=False) == 1]
     values = {c: own[c].iloc[0] for c in alike}
     return {c: round(float(v), 4) if c in NUMBERS else v for c, v in values.items() if v == v}
 
 
-def _identifier_counts(found: Audit) -> dict[str, int]:
-    table = found.identifiers
-    assert table is not None
-    parts = {part: table[part] if part in table else 0 * table.index for part in _PARTS}
+def _identifier_counts(table: pd.DataFrame, n_files: int) -> dict[str, int]:
+    parts = table.drop(columns="id").reindex(columns=list(_PARTS), fill_value=0)
     test = parts["test/0"] + parts["test/1"]
     both = (parts["train/0"] > 0) & (test > 0)
     normal = parts["train/0"] + parts["test/0"]
@@ -316,8 +269,8 @@ def _identifier_counts(found: Audit) -> dict[str, int]:
     return {
         "ids": len(table),
         "images": images,
-        "images without an id": len(found.files) - images,
-        "ids in train and test": int(np.sum(both)),
-        "their test images": int(np.sum(np.asarray(test)[np.asarray(both)])),
-        "ids of both labels": int(np.sum((normal > 0) & (parts["test/1"] > 0))),
+        "images without an id": n_files - images,
+        "ids in train and test": int(both.sum()),
+        "their test images": int(test[both].sum()),
+        "ids of both labels": int(((normal > 0) & (parts["test/1"] > 0)).sum()),
     }

@@ -3,17 +3,15 @@
 Two rules, two questions:
 
 - `train`: a cluster that touches the training set stays there, and its test members leave the test
-  set. Every trained learner stays what it is, so scores of the same learners on the same images,
-  less the leaked ones, are compared: how much of the published number are the copies? The test
-  images that are left may be of another kind than those that went.
-- `random`: a cluster on both sides goes wholly to one, drawn with the share of its images in
-  training as the chance of that side, so that both keep their expected sizes. Learners have to be
-  trained anew: what would a split without copies, of the same images, have given?
+  set. Trained learners stay valid: how much of the published number are the copies? The test
+  images that remain may be of another kind than those that went.
+- `random`: a cluster on both sides goes wholly to one, with the share of its images in training as
+  the chance of that side, so that both keep their expected sizes. Learners have to be trained anew:
+  what would a split without copies, of the same images, have given?
 
-Duplicates within the test set stay; statistics have to resample clusters. A cluster that holds
-normal and abnormal images contradicts itself, as nobody knows which label is right: by either rule
-its test images are left out, and by `random` its training images too. Unreadable files are left
-out.
+Duplicates within the test set stay, so statistics have to resample clusters. Of a cluster that
+holds normal and abnormal images nobody knows which label is right: its test images are left out,
+and by `random` its training images too. Unreadable files are left out.
 """
 
 from __future__ import annotations
@@ -36,12 +34,7 @@ Keep = Literal["train", "random"]
 
 
 def cleaned_split(found: Audit, keep: Keep = "train", seed: int = 0) -> dict[str, Any]:
-    """The lists of a data.json without near duplicates across its sides.
-
-    Args:
-        found: an audit of the published layout.
-        keep: "train" or "random", see above.
-        seed: of the draws of "random".
+    """The lists of a data.json without near duplicates across its sides; `seed` is for "random".
 
     Raises:
         InputError: if there is no split to clean, the rule is not known, or a part would be empty.
@@ -96,8 +89,8 @@ def write_split(
 
     Args:
         found: as for `cleaned_split`.
-        keep: likewise.
-        seed: likewise.
+        keep: "train" or "random".
+        seed: of the draws of "random".
         path: file to write; default: data.cleaned.json or data.cleaned-random-SEED.json.
 
     Raises:

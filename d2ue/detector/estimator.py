@@ -52,37 +52,39 @@ from d2ue.learners import check_images
 from d2ue.store.learners import Store
 from d2ue.uncertainty import image_scores, score_maps
 
+#: Parameters of the estimator that are settings of training under the same name.
+_OF_TRAINING = (
+    "backbone", "n_learners", "similarity", "repulsion_weight", "epochs", "image_size", "layer",
+    "batch_size", "learning_rate",
+)  # fmt: skip
+
 
 class D2UE(OutlierMixin, BaseEstimator):
     """Anomaly detection by the disagreement of diverse autoencoders (Gu et al., MICCAI 2024).
 
-    **Images** are given in any of these forms, to `fit` as to every other method:
+    **Images** may be, for `fit` as for every other method:
 
     - a folder, or a list of image files (read as `d2ue.load_folder` and `d2ue.load_images` do);
     - an array (n, h, w) or (n, 1, h, w), grey, or (n, h, w, 3), colour, turned grey by luma;
     - a table (n, d), one flat image a row: of shape `image_shape`; where that is None the d values
       fill the smallest square that holds them, row by row, and the rest of it is black.
 
-    Images of another size are made `image_size` x `image_size` by Pillow's bilinear filter, as the
-    paper's code does, and reach the networks with 256 grey levels. uint8 arrays and files are on
-    the scale 0 to 255. Of any other array `pixel_range[0]` becomes black and `pixel_range[1]`
-    white, values beyond are cut off; where `pixel_range` is None it is the smallest and the largest
-    value among the images given to `fit`. Either way the scale is fixed at `fit`. A detector
-    fitted on 8-bit images refuses others and the other way round, unless `pixel_range` says how
-    their values are meant: 0.7 may be almost white or black.
+    They are resized to `image_size` by Pillow's bilinear filter, as in the paper's code, and have
+    256 grey levels. uint8 arrays and files are on the scale 0 to 255. Of any other array
+    `pixel_range[0]` becomes black and `pixel_range[1]` white; None takes the smallest and largest
+    value given to `fit`. The scale is fixed at `fit`. A detector fitted on 8-bit images refuses
+    others and the other way round, unless `pixel_range` says how their values are meant: 0.7 may
+    be almost white or black.
 
-    **Scores** have no unit; what is high is told by normal images that the learners never saw.
-    `fit` holds out a share of the images (or takes `validation`), k in number, and sets the
-    threshold so that of new normal images at most the share `contamination` is called abnormal,
-    on average over draws of the k (see `detector.threshold`). Its resolution is 1 / (k + 1); with
-    fewer than 1 / contamination - 1 held-out images it is their highest score, and a warning says
-    so. scikit-learn's own detectors mean by contamination the share of outliers in the training
-    set; here training images are all taken for normal.
+    **Scores** have no unit. `fit` holds out k normal images (or takes `validation`) and sets the
+    threshold so that, on average, at most `contamination` of new normal images are called abnormal
+    (see `detector.threshold`). Fewer than 1 / contamination - 1 held-out images are too few, and a
+    warning says so. scikit-learn's own detectors mean by contamination the share of outliers in
+    the training set; here all training images are taken for normal.
 
     Args:
         backbone: "ae", "memae" or "aeu" (which predicts how sure it is of each pixel).
-        n_learners: learners in the ensemble; one has nothing to disagree with, and can only be
-            scored by "ensemble".
+        n_learners: learners in the ensemble; a single one can only be scored by "ensemble".
         similarity: what repels features; a name of `d2ue.similarity.SIMILARITIES`.
         repulsion_weight: lambda of Eq. (4), 0 = no repulsion.
         epochs: passes over the training images.
@@ -98,12 +100,11 @@ class D2UE(OutlierMixin, BaseEstimator):
         learning_rate: Adam's; None = the paper's for the backbone.
         image_shape: (height, width) of flat images.
         pixel_range: (low, high), the values of arrays that are black and white.
-        slices, axis, window: which slices of DICOM and NIfTI files are images, and which of their
-            values are black and white; as for `d2ue.ScanConfig`. Pictures and arrays have none.
+        slices, axis, window: how DICOM and NIfTI files become images, as for `d2ue.ScanConfig`.
         validation_fraction: share of the images given to `fit` that is not trained on and sets the
             threshold.
         store: folder in which learners are kept by their content and found again, also after a
-            training was stopped, and by other estimators; None keeps none.
+            stopped training; None keeps none.
         progress: whether to show a bar.
 
     Attributes:
@@ -111,17 +112,13 @@ class D2UE(OutlierMixin, BaseEstimator):
         method_: the score method that the threshold belongs to.
         threshold_: an anomaly score above it is called abnormal.
         offset_: -threshold_, so that decision_function = score_samples - offset_.
-        validation_: `d2ue.detector.threshold.Threshold`: the held-out images' scores by method; its
-            `describe()` says which share of normal images will be called abnormal.
+        validation_: `d2ue.detector.threshold.Threshold`: the held-out images' scores by method.
         validation_index_: positions of the held-out images among those given to `fit`, int (k,);
             empty where `validation` was given. Not kept by `save`.
-        reading_: how arrays become images, as fixed at `fit`.
-        scan_: how scans become images, as fixed at `fit`.
-        n_features_in_: values of a row, where `fit` was given a table.
-        feature_names_in_: its columns, where they are named.
+        reading_, scan_: how arrays and scans become images, as fixed at `fit`.
+        n_features_in_, feature_names_in_: columns of the table given to `fit`.
 
-    Source: Gu, Lin, Cheng, Chen: Revisiting Deep Ensemble Uncertainty for Enhanced Medical Anomaly
-    Detection, MICCAI 2024, arXiv 2409.17485; the defaults are its settings for AEU.
+    Source: arXiv 2409.17485; the defaults are its settings for AEU.
     """
 
     def __init__(
@@ -175,14 +172,11 @@ class D2UE(OutlierMixin, BaseEstimator):
         """Train the ensemble on normal images and set the threshold by held-out ones.
 
         Args:
-            X: normal images, as the class says; a folder must hold normal images only, or be in
-                the published layout (its train/0 is taken).
-            y: not looked at; there because scikit-learn's tools pass it.
+            X: normal images; a folder holds normal images only, or is in the published layout
+                (its train/0 is taken).
+            y: ignored; scikit-learn's tools pass it.
             validation: normal images to set the threshold by, for example of other patients; then
                 all of X is trained on. None holds out `validation_fraction` of X at random.
-
-        Returns:
-            The detector itself.
 
         Raises:
             InputError: if a setting or an image is not usable, or there are too few images.
@@ -203,25 +197,18 @@ class D2UE(OutlierMixin, BaseEstimator):
             refuse_shared(images, held_out)
         train = _image_set(images)
         check_images(config, train)
+        store = None if self.store is None else Store(self.store)
         ensemble = train_ensemble(
-            config,
-            train,
-            device=self.device,
-            progress=self.progress,
-            store=None if self.store is None else Store(self.store),
+            config, train, device=self.device, progress=self.progress, store=store
         )
         threshold = measure(ensemble, _image_set(held_out), self.contamination)
         self.ensemble_, self.reading_, self.validation_index_ = ensemble, how, index
         return self._set(threshold, self.method)
 
     def anomaly_score(self, X: Any) -> np.ndarray:
-        """How abnormal each image is.
+        """float64 (n,), >= 0, **higher = more abnormal**: the mean of each image's map.
 
-        Args:
-            X: images, as the class says; a folder in the published layout gives its test images.
-
-        Returns:
-            float64 (n,), >= 0, **higher = more abnormal**; the mean of the image's anomaly map.
+        A folder in the published layout gives its test images.
 
         Raises:
             InputError: if an image is not usable.
@@ -232,58 +219,33 @@ class D2UE(OutlierMixin, BaseEstimator):
         return check_scores(scores)
 
     def anomaly_map(self, X: Any) -> np.ndarray:
-        """Where each image is abnormal.
+        """float32 (n, 1, image_size, image_size), >= 0, higher = more abnormal.
 
-        Args:
-            X: images, as for `anomaly_score`.
-
-        Returns:
-            float32 (n, 1, image_size, image_size), >= 0, higher = more abnormal. Its scale is that
-            of the score: compare maps with maps, not with a fixed value.
-
-        Raises:
-            InputError: if an image is not usable.
-            NotFittedError: before `fit`.
+        Its scale is that of the score: compare maps with maps, not with a fixed value. Raises as
+        `anomaly_score`, as do all methods below.
         """
         images = self._images(X)
         maps = score_maps(self.ensemble_, images, self.method_, progress=self.progress)
         return check_scores(maps)
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """How normal each image is: -`anomaly_score`, as scikit-learn has it.
-
-        Returns:
-            float64 (n,), <= 0, **higher = more normal**. Args and Raises as for `anomaly_score`.
-        """
+        """-`anomaly_score`, as scikit-learn has it: float64 (n,), **higher = more normal**."""
         return -self.anomaly_score(X)
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """How far each image is on the normal side of the threshold.
-
-        Returns:
-            float64 (n,), score_samples - offset_: negative = abnormal, higher = more normal. Args
-            and Raises as for `anomaly_score`.
-        """
+        """score_samples - offset_, float64 (n,): negative = abnormal, higher = more normal."""
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:
-        """Which images are abnormal.
-
-        Returns:
-            int64 (n,): +1 = normal (inlier), -1 = abnormal (outlier): score above `threshold_`.
-            Args and Raises as for `anomaly_score`.
-        """
+        """int64 (n,): +1 = normal (inlier), -1 = abnormal (outlier): score above `threshold_`."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     def recalibrate(self, contamination: float | None = None, method: str | None = None) -> D2UE:
         """Set another threshold or score from the same held-out images; nothing is trained.
 
         Args:
-            contamination: share of normal images that may be called abnormal; None = as it is.
-            method: score method; None = as it is.
-
-        Returns:
-            The detector itself, its parameters set to these.
+            contamination: as for the class; None = as it is.
+            method: as for the class; None = as it is.
 
         Raises:
             InputError: if a value is not usable; the detector is as before then.
@@ -300,9 +262,10 @@ class D2UE(OutlierMixin, BaseEstimator):
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the detector into a folder: weights as safetensors, all else as JSON.
 
+        Stopped at any moment, the folder holds the old detector or the new one, whole.
+
         Args:
-            folder: new, empty, or holding a saved detector, which is replaced. Stopped at any
-                moment, it holds the old detector or the new one, whole.
+            folder: new, empty, or holding a saved detector, which is replaced.
 
         Raises:
             InputError: if the folder holds anything else or cannot be written to.
@@ -325,23 +288,14 @@ class D2UE(OutlierMixin, BaseEstimator):
         Raises:
             InputError: if there is no detector, or a file does not hold what was written.
         """
-        resolved = str(resolve_device(device))
-        ensemble, record = saved.load(folder, resolved)
+        ensemble, record = saved.load(folder, str(resolve_device(device)))
         c, how, scan = ensemble.config, record.reading, record.scan or ScanConfig()
         detector = cls(
-            backbone=c.backbone,
-            n_learners=c.n_learners,
-            similarity=c.similarity,
-            repulsion_weight=c.repulsion_weight,
-            epochs=c.epochs,
-            image_size=c.image_size,
+            **{name: getattr(c, name) for name in _OF_TRAINING},
             random_state=c.seed,
             device=device,
             contamination=record.threshold.contamination,
             method=record.method,
-            layer=c.layer,
-            batch_size=c.batch_size,
-            learning_rate=c.learning_rate,
             image_shape=how.image_shape,
             pixel_range=(how.low, how.high) if how.given else None,
             slices=scan.slices,
@@ -357,21 +311,14 @@ class D2UE(OutlierMixin, BaseEstimator):
             detector.feature_names_in_ = np.array(how.feature_names, dtype=object)
         return detector._set(record.threshold, record.method, warn=False)
 
-    # ------------------------------------------------------------------ settings
-
     def _config(self) -> TrainConfig:
-        """The settings of training; refuses what has no meaning."""
-        state = self.random_state
-        if state is None or isinstance(state, np.random.RandomState):
-            state = int(check_random_state(state).randint(np.iinfo(np.int32).max))
-        plain = {
-            name: value.item() if isinstance(value, np.generic) else value  # from a numpy grid
-            for name, value in self.get_params(deep=False).items()
-        }
-        names = ["backbone", "n_learners", "similarity", "repulsion_weight", "epochs", "image_size"]
-        names += ["layer", "batch_size", "learning_rate"]
-        seed = state.item() if isinstance(state, np.integer) else state
-        return TrainConfig(seed=seed, **{name: plain[name] for name in names})
+        seed = self.random_state
+        if seed is None or isinstance(seed, np.random.RandomState):
+            seed = int(check_random_state(seed).randint(np.iinfo(np.int32).max))
+        values = {"seed": seed} | {name: getattr(self, name) for name in _OF_TRAINING}
+        # numpy's scalars come from a grid search over an array
+        plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+        return TrainConfig(**plain)
 
     @staticmethod
     def _check_method(method: str, n_learners: int) -> None:
@@ -390,8 +337,6 @@ class D2UE(OutlierMixin, BaseEstimator):
             warnings.warn(threshold.shortfall, UserWarning, stacklevel=3)
         return self
 
-    # ------------------------------------------------------------------ images
-
     def _first_look(self, X: Any) -> tuple[np.ndarray, Reading]:
         """The images of `fit`, and how all later ones will be read."""
         how = Reading.stated(self.pixel_range, self.image_shape)
@@ -400,13 +345,9 @@ class D2UE(OutlierMixin, BaseEstimator):
                 delattr(self, name)
         if (paths := as_paths(X)) is not None:
             if isinstance(paths, str | os.PathLike) and not os.path.isfile(paths):
-                dataset = load_folder(
-                    paths, self.image_size, progress=self.progress, scan=self.scan_
-                )
-                train = dataset.train
-            else:
-                train = load_images(paths, self.image_size, progress=self.progress, scan=self.scan_)
-            return train.images, how
+                data = load_folder(paths, self.image_size, progress=self.progress, scan=self.scan_)
+                return data.train.images, how
+            return self._load(paths, self.image_size), how
         values = self._numbers(X, how, reset=True)
         names = getattr(self, "feature_names_in_", None)
         how = replace(
@@ -425,10 +366,13 @@ class D2UE(OutlierMixin, BaseEstimator):
     def _read(self, X: Any, how: Reading, image_size: int) -> np.ndarray:
         if (paths := as_paths(X)) is not None:
             how.check_kind(True, "image files")
-            return load_images(paths, image_size, progress=self.progress, scan=self.scan_).images
+            return self._load(paths, image_size)
         values = self._numbers(X, how, reset=False)
         how.check_kind(values.dtype == np.uint8, f"an array of {values.dtype}")
         return how.to_images(values, image_size)
+
+    def _load(self, paths: Any, image_size: int) -> np.ndarray:
+        return load_images(paths, image_size, progress=self.progress, scan=self.scan_).images
 
     def _numbers(self, X: Any, how: Reading, *, reset: bool) -> np.ndarray:
         """An array or a table as finite numbers, (n, h, w) or, in colour, (n, h, w, 3)."""

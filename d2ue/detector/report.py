@@ -1,8 +1,4 @@
-"""What scoring leaves behind: a table of scores, heat maps as files, and a page to look at.
-
-Everything here is made of images, their scores and a function that gives maps, so that the
-command line, the estimator and a notebook share it.
-"""
+"""What scoring leaves behind: a table of scores, heat maps as files, and a page to look at."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ from d2ue.datasets.types import ABNORMAL, NORMAL, ImageSet
 from d2ue.detector.threshold import Threshold, check_scores
 from d2ue.errors import InputError
 from d2ue.evaluation import auc, average_precision
-from d2ue.plotting import webpage
+from d2ue.plotting.webpage import render
 from d2ue.progress import bar as progress_bar
 from d2ue.store.files import write_text, writing
 
@@ -41,13 +37,7 @@ _CHUNK = 64  # images whose maps are in memory at once
 
 @dataclass(frozen=True)
 class Scored:
-    """Images and their scores by one method.
-
-    Attributes:
-        images: what was scored.
-        scores: float64 (n,), higher = more abnormal.
-        method: "ensemble", "output", "dual" or "input".
-        threshold: of held-out normal images; None where there is none.
+    """Images and their scores, float64 (n,), by one method; higher = more abnormal.
 
     Raises:
         InputError: if there is not one finite score for each image, or the threshold is of other
@@ -86,7 +76,7 @@ class Scored:
     def csv(self) -> str:
         """The table `name,label,score`, and `abnormal` (yes or no) where there is a threshold.
 
-        One row an image, in the images' order; the label is empty where the truth is not known.
+        A row an image, in the images' order; the label is empty where the truth is not known.
         Scores have all their digits.
         """
         n, labels, abnormal = len(self), self.images.labels, self.abnormal
@@ -107,9 +97,9 @@ class Scored:
     def summary(self) -> list[str]:
         """What the scores come to, in sentences; with labels also how well they separate."""
         sentences = [f"{len(self)} scores ({self.method}), higher = more abnormal."]
-        if (abnormal := self.abnormal) is not None:
-            assert self.threshold is not None
+        if self.threshold is not None:
             value = self.threshold.value(self.method)
+            abnormal = self.scores > value
             sentences.append(
                 f"{int(abnormal.sum())} of {len(self)} are above the threshold {value:.4g} and "
                 "called abnormal."
@@ -123,15 +113,12 @@ class Scored:
             f"AP {100 * average_precision(labels, self.scores):.1f} "
             f"(chance {100 * labels.mean():.1f}), n = {len(self)}."
         )
-        if abnormal is not None:
+        if self.threshold is not None:
             sentences.append(
                 f"Called abnormal: {_share(abnormal[labels == ABNORMAL])} of the abnormal images, "
                 f"{_share(abnormal[labels == NORMAL])} of the normal ones."
             )
         return sentences
-
-
-# --------------------------------------------------------------------------- heat maps as files
 
 
 def overlay(image: np.ndarray, score_map: np.ndarray, top: float) -> np.ndarray:
@@ -141,13 +128,10 @@ def overlay(image: np.ndarray, score_map: np.ndarray, top: float) -> np.ndarray:
         image: uint8 (H, W).
         score_map: float (H, W), >= 0, higher = more abnormal.
         top: the value with the last colour, above 0.
-
-    Returns:
-        uint8 (H, W, 3).
     """
     share = np.clip(score_map / top, 0, 1)[..., None]
     grey = image[..., None] / 255.0
-    mixed = (1 - _COVER * share) * grey + _COVER * share * _colours(share[..., 0])
+    mixed = (1 - _COVER * share) * grey + _COVER * share * _magma(share[..., 0])
     return np.rint(255 * mixed).astype(np.uint8)
 
 
@@ -167,9 +151,9 @@ def write_maps(
     """Write every image's map twice: as numbers and as a picture over the image.
 
     An image NAME (which may stand in a sub-folder) leads to `NAME.npy`, a float32 array (H, W), or
-    `NAME.tiff`, one page of 32-bit floats; and to `NAME.overlay.png`. All overlays have one colour
-    scale, so that they can be compared; it spans 99.5 % of a sample of all images' pixels. Only
-    a few maps are in memory at once, so each is computed twice.
+    `NAME.tiff`, one page of 32-bit floats; and to `NAME.overlay.png`. All overlays share one colour
+    scale, which spans 99.5 % of a sample of all pixels. Only a few maps are in memory at once, so
+    each is computed twice.
 
     Args:
         folder: new, empty, or with results of this program, in which files of these names are
@@ -209,16 +193,9 @@ def write_maps(
 
 
 def check_map_format(kind: str) -> None:
-    """Refuse an unknown format of map files.
-
-    Raises:
-        InputError: unless it is one of MAP_FORMATS.
-    """
+    """Refuse an unknown format of map files."""
     if kind not in MAP_FORMATS:
         raise InputError(f"Maps are written as {' or '.join(MAP_FORMATS)}, not as {kind!r:.40}.")
-
-
-# --------------------------------------------------------------------------- a page
 
 
 def write_report(
@@ -239,9 +216,6 @@ def write_report(
         title: of the page.
         about: more rows for the table at its head, such as the detector's settings.
         top: how many of the most abnormal images to show.
-
-    Returns:
-        The path.
 
     Raises:
         InputError: if `top` is below 1, there are no images, or the file cannot be written.
@@ -264,92 +238,71 @@ def report(
     if not len(scored):
         raise InputError("There are no images to report on.")
     ranking = scored.ranking
-    high = ranking[:top]
-    rest = ranking[top:]
+    high, rest = ranking[:top], ranking[top:]
     # For comparison: spread evenly over the lower half of the others, typical to least abnormal.
     lower = rest[len(rest) // 2 :]
     low = lower[np.unique(np.linspace(0, len(lower) - 1, 6).astype(int))] if len(lower) else lower
     shown = np.concatenate([high, low])
     maps = map_of(scored.images.images[shown])
-    colours = colour_top(maps)
+    brightest = colour_top(maps)
+    ranks = np.argsort(ranking) + 1
     figures = [
-        _figure(scored, int(i), rank, maps[row, 0], colours)
-        for row, (i, rank) in enumerate(zip(shown, _ranks(ranking, shown), strict=True))
+        {
+            "caption": _caption(scored, i, ranks[i]),
+            "pictures": _pictures(scored.images, i, score_map[0], brightest),
+        }
+        for i, score_map in zip(shown.tolist(), maps, strict=True)
     ]
-    rows = [(key, _text(value)) for key, value in [*(about or {}).items(), *_facts(scored)]]
-    body = [
-        webpage.table(("", ""), rows),
-        *map(webpage.paragraph, scored.summary[1:]),
-        webpage.gallery([webpage.figure([_histogram(scored)], "How the scores are spread.")]),
-        webpage.heading(f"The {len(high)} most abnormal"),
-        webpage.paragraph(
-            "Each image, the same image under its score map, and the map alone. All maps on this "
-            f"page share one colour scale, from 0 (black) to {colours:.3g} (yellow, or higher). "
-            "A map shows where learners disagree, which is also at edges of normal anatomy: "
-            "compare with the images further down."
-        ),
-        webpage.figure([_legend()], f"0 to {colours:.3g}, higher = more abnormal"),
-        webpage.gallery(figures[: len(high)]),
-    ]
-    if len(rest):
-        body += [
-            webpage.heading("For comparison: from the lower half of the ranking"),
-            webpage.gallery(figures[len(high) :]),
-        ]
-    body.append(
-        webpage.paragraph(
-            "Scores come from D2UE (Gu, Lin, Cheng, Chen, MICCAI 2024). Not a medical device."
-        )
-    )
-    return webpage.page(title, body)
-
-
-def _facts(scored: Scored) -> list[tuple[str, object]]:
-    facts: list[tuple[str, object]] = [("images", len(scored)), ("score", scored.method)]
+    facts = {**(about or {}), "images": len(scored), "score": scored.method}
     if scored.threshold is not None:
-        facts += [
-            ("threshold", scored.threshold.value(scored.method)),
-            ("contamination", scored.threshold.contamination),
-        ]
-    return facts
+        facts["threshold"] = scored.threshold.value(scored.method)
+        facts["contamination"] = scored.threshold.contamination
+    return render(
+        "detector/report.html.j2",
+        title=title,
+        facts=facts.items(),
+        summary=scored.summary[1:],
+        histogram=_histogram(scored),
+        top=f"{brightest:.3g}",
+        legend=_colours(np.tile(np.linspace(0, 1, 256), (12, 1))),
+        high=figures[: len(high)],
+        low=figures[len(high) :],
+    )
 
 
-def _ranks(ranking: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """The places of images in the ranking, from 1."""
-    places = np.empty(len(ranking), int)
-    places[ranking] = np.arange(1, len(ranking) + 1)
-    return places[shown]
+def _pictures(
+    images: ImageSet, i: int, score_map: np.ndarray, top: float
+) -> list[tuple[np.ndarray, str]]:
+    image, name = images.images[i, 0], images.names[i]
+    return [
+        (image, name),
+        (overlay(image, score_map, top), f"{name} under its score map"),
+        (_colours(np.clip(score_map / top, 0, 1)), f"score map of {name}"),
+    ]
 
 
-def _figure(scored: Scored, i: int, rank: int, score_map: np.ndarray, top: float) -> str:
-    name, score = scored.images.names[i], float(scored.scores[i])
-    image = scored.images.images[i, 0]
-    words = [f"{rank}. {name}: {score:.4g}"]
-    if (abnormal := scored.abnormal) is not None:
-        assert scored.threshold is not None
+def _caption(scored: Scored, i: int, rank: int) -> str:
+    score = scored.scores[i]
+    words = [f"{rank}. {scored.images.names[i]}: {score:.4g}"]
+    if scored.threshold is not None:
         held_out = scored.threshold.scores[scored.method]
-        words.append("called abnormal" if abnormal[i] else "called normal")
+        high = score > scored.threshold.value(scored.method)
+        words.append("called abnormal" if high else "called normal")
         words.append(f"above {int((held_out < score).sum())} of {len(held_out)} held-out normals")
     if scored.images.labels is not None:
         words.append(f"truth: {'abnormal' if scored.images.labels[i] == ABNORMAL else 'normal'}")
-    colours = np.rint(255 * _colours(np.clip(score_map / top, 0, 1))).astype(np.uint8)
-    pictures = [
-        webpage.picture(image, f"{name}"),
-        webpage.picture(overlay(image, score_map, top), f"{name} under its score map"),
-        webpage.picture(colours, f"score map of {name}"),
-    ]
-    return webpage.figure(pictures, "; ".join(words))
+    return "; ".join(words)
 
 
-def _histogram(scored: Scored) -> str:
-    """The spread of scores, the held-out ones and the threshold, as a picture."""
+def _histogram(scored: Scored) -> tuple[np.ndarray, str]:
+    """The spread of scores, the held-out ones and the threshold: a picture, and its words."""
     from matplotlib.figure import Figure
 
     from d2ue.plotting import ABNORMAL_COLOUR, METHOD_TITLES, NORMAL_COLOUR
 
     figure = Figure(figsize=(7.2, 3.4), dpi=200, layout="constrained")
     axis = figure.subplots()
-    values, labels = scored.scores, scored.images.labels
+    values, labels, limit = scored.scores, scored.images.labels, scored.threshold
     groups = {"scored images": (values, "0.45")}
     if labels is not None:
         groups = {
@@ -358,29 +311,24 @@ def _histogram(scored: Scored) -> str:
         }
     # One broken image must not squeeze all others into one bar.
     highest = float(np.quantile(values, 0.99))
-    if scored.threshold is not None:
-        highest = max(highest, scored.threshold.value(scored.method))
+    if limit is not None:
+        highest = max(highest, limit.value(scored.method))
     bins = int(np.clip(len(values) // 4, 8, 30))
     edges = np.histogram_bin_edges(np.minimum(values, highest), bins)
     for name, (own, colour) in groups.items():
         if len(own):
-            own = np.minimum(own, highest)
-            axis.hist(own, edges, alpha=0.6, color=colour, label=f"{name}, n = {len(own)}")
+            label = f"{name}, n = {len(own)}"
+            axis.hist(
+                np.minimum(own, highest), edges.tolist(), alpha=0.6, color=colour, label=label
+            )
     text = f"Histogram of {len(values)} scores from {values.min():.3g} to {values.max():.3g}"
-    if scored.threshold is not None:
-        held_out = scored.threshold.scores[scored.method]
-        value = scored.threshold.value(scored.method)
-        axis.plot(
-            np.clip(held_out, edges[0], edges[-1]),
-            np.zeros(len(held_out)),
-            "|",
-            color="black",
-            markersize=14,
-            clip_on=False,
-            label=f"held-out normals, n = {len(held_out)}",
-        )
+    if limit is not None:
+        value = limit.value(scored.method)
+        places = np.clip(limit.scores[scored.method], edges[0], edges[-1])
+        label = f"held-out normals, n = {limit.k}"
+        axis.plot(places, [0.0] * limit.k, "k|", markersize=14, clip_on=False, label=label)
         axis.axvline(value, color="black", linestyle="--", label=f"threshold {value:.3g}")
-        text += f"; {int(np.sum(scored.abnormal))} are above the threshold {value:.3g}"
+        text += f"; {int((values > value).sum())} are above the threshold {value:.3g}"
     axis.set(xlabel=f"score, {METHOD_TITLES[scored.method]} (last bar: or higher)", ylabel="images")
     axis.ticklabel_format(axis="x", style="sci", scilimits=(-2, 2))
     axis.spines[["top", "right"]].set_visible(False)
@@ -388,22 +336,7 @@ def _histogram(scored: Scored) -> str:
     figure.legend(loc="outside upper left", fontsize=9, ncols=2, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    image = np.asarray(Image.open(buffer).convert("RGB"))
-    return webpage.picture(image, text, width=720, drawn=True)
-
-
-def _legend() -> str:
-    strip = np.tile(np.linspace(0, 1, 256), (12, 1))
-    colours = np.rint(255 * _colours(strip)).astype(np.uint8)
-    return webpage.picture(colours, "colours from black over purple and orange to yellow", 256)
-
-
-# --------------------------------------------------------------------------- small parts
-
-
-def _text(value: object) -> str:
-    """A fact in words: numbers of several units in one column have nothing to line up."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return np.asarray(Image.open(buffer).convert("RGB")), text
 
 
 def _interval(labels: np.ndarray, scores: np.ndarray) -> str:
@@ -422,24 +355,29 @@ def _share(flags: np.ndarray) -> str:
 
 
 def _colours(share: np.ndarray) -> np.ndarray:
-    """Values 0 to 1 as colours (..., 3), 0 to 1, of matplotlib's magma: brighter = higher."""
+    """Values 0 to 1 as colours of matplotlib's magma, uint8 (..., 3): brighter = higher."""
+    return np.rint(255 * _magma(share)).astype(np.uint8)
+
+
+def _magma(share: np.ndarray) -> np.ndarray:
+    """The same as floats, 0 to 1."""
     from matplotlib import colormaps
 
     return colormaps["magma"](share)[..., :3]
 
 
 def _enlarge(values: np.ndarray) -> np.ndarray:
-    """A grey image or a map by a whole factor, so that its side has at least 256 pixels."""
+    """A grey image (uint8) or a map (float32) by a whole factor, to at least 256 pixels a side."""
+    picture = Image.fromarray(values)
     factor = -(-_OVERLAY_SIZE // len(values))
-    mode = values if values.dtype == np.uint8 else values.astype(np.float32)
-    size = (factor * values.shape[1], factor * values.shape[0])
-    return np.asarray(Image.fromarray(mode).resize(size, Image.Resampling.BILINEAR))
+    size = (factor * picture.width, factor * picture.height)
+    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
 
 
 def _put(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, but without a flush for each of 100,000 of them.
+    """Write a file whole or not at all, without a flush for each of 100,000 of them.
 
-    After a power cut maps may be missing; the command that made them makes them again.
+    After a power cut maps may be missing; the same command makes them again.
     """
     temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
     try:
@@ -463,21 +401,21 @@ def _encode(values: np.ndarray, kind: str) -> bytes:
 def _chunks(images: ImageSet, map_of: MapOf) -> Iterator[tuple[slice, np.ndarray]]:
     for start in range(0, len(images), _CHUNK):
         part = slice(start, start + _CHUNK)
-        yield part, map_of(images.images[part])
+        yield part, map_of(images.images[part]).astype(np.float32, copy=False)
 
 
 def _stems(names: tuple[str, ...]) -> list[str]:
     """Where below a folder each image's files go: never outside it, never two in one place."""
+    owners: dict[str, str] = {}
     stems = []
     for name in names:
         path = PurePosixPath(name.replace("\\", "/"))
         inside = not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
-        stems.append(str(path) if inside else path.name)
-    seen: dict[str, str] = {}
-    for stem, name in zip(stems, names, strict=True):
-        if (other := seen.setdefault(stem, name)) != name:
+        stem = str(path) if inside else path.name
+        if (other := owners.setdefault(stem, name)) != name:
             raise InputError(
                 f"The maps of {other!r} and {name!r} would be the same file {stem!r}: score "
                 "their common folder instead."
             )
+        stems.append(stem)
     return stems

@@ -54,11 +54,7 @@ class Threshold:
         return len(next(iter(self.scores.values())))
 
     def value(self, method: str) -> float:
-        """The threshold of one score method: a higher score is called abnormal.
-
-        Raises:
-            InputError: if the held-out images were not scored by it.
-        """
+        """The threshold of one score method: a higher score is called abnormal."""
         if method not in self.scores:
             raise InputError(
                 f"The held-out images have no scores by {method!r}, only by "
@@ -88,20 +84,14 @@ class Threshold:
 
 
 def threshold(scores: Sequence[float] | np.ndarray, contamination: float) -> float:
-    """The score above which an image is called abnormal.
-
-    Its resolution is 1 / (k + 1): between two neighbouring held-out scores nothing is known. With
-    fewer than `least_held_out` images it is the highest of them.
+    """The score above which an image is called abnormal: the highest where k is too small.
 
     Args:
         scores: of k held-out normal images, shape (k,), higher = more abnormal.
-        contamination: share of normal images that may be called abnormal.
-
-    Raises:
-        InputError: if contamination is not above 0 and at most 0.5.
+        contamination: share of normal images that may be called abnormal, above 0, at most 0.5.
     """
     k = len(scores)
-    return float(np.sort(scores)[k - max(1, _allowed(k, contamination))])
+    return float(np.sort(scores)[k - _at_or_above(k, contamination)])
 
 
 def false_alarms(k: int, contamination: float, level: float = 0.95) -> tuple[float, float, float]:
@@ -110,19 +100,21 @@ def false_alarms(k: int, contamination: float, level: float = 0.95) -> tuple[flo
     The share is 1 - F(r-th smallest score), a Beta(m, k + 1 - m) variable over draws of the k
     images, whatever the continuous distribution F of scores.
 
-    Args:
-        k: number of held-out normal images.
-        contamination: as asked for; with too few images the share is above it.
-        level: coverage of the interval.
-
     Returns:
-        The mean share, and the ends of its interval.
+        The mean share, and the ends of its interval of coverage `level`.
     """
     from scipy.stats import beta  # here: importing it takes half a second
 
-    m = max(1, _allowed(k, contamination))
+    m = _at_or_above(k, contamination)
     low, high = beta.interval(level, m, k + 1 - m)
     return m / (k + 1), float(low), float(high)
+
+
+def _at_or_above(k: int, contamination: float) -> int:
+    """How many of k held-out scores lie at or above the threshold; at least one."""
+    check_contamination(contamination)
+    # A hair more, because (k + 1) * 0.1 may fall below the whole number it should be.
+    return max(1, math.floor((k + 1) * contamination + 1e-9))
 
 
 def least_held_out(contamination: float) -> int:
@@ -132,11 +124,7 @@ def least_held_out(contamination: float) -> int:
 
 
 def check_scores(values: np.ndarray) -> np.ndarray:
-    """Scores or maps as they are, unless weights that nobody trained gave none.
-
-    Raises:
-        InputError: if any is not finite.
-    """
+    """The scores or maps themselves; an InputError if weights that nobody trained gave none."""
     if not np.isfinite(values).all():
         raise InputError(
             "The learners give scores that are not finite: their weights are of no use, train anew."
@@ -145,17 +133,16 @@ def check_scores(values: np.ndarray) -> np.ndarray:
 
 
 def check_contamination(contamination: float) -> None:
-    """Refuse what is no share of normal images.
-
-    Raises:
-        InputError: unless it is a number above 0 and at most 0.5.
-    """
-    number = isinstance(contamination, int | float | np.number)
-    if not number or isinstance(contamination, bool) or not 0 < contamination <= 0.5:
+    """Refuse what is not a number above 0 and at most 0.5."""
+    if not _is_number(contamination) or not 0 < contamination <= 0.5:
         raise InputError(
             f"contamination must be above 0 and at most 0.5, not {contamination!r:.40}: it is the "
             "share of normal images that may be called abnormal."
         )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def hold_out(n: int, fraction: float, seed: int, least: int = 1) -> np.ndarray:
@@ -173,8 +160,7 @@ def hold_out(n: int, fraction: float, seed: int, least: int = 1) -> np.ndarray:
     Raises:
         InputError: if fraction is out of range, or too few images are left to train on.
     """
-    number = isinstance(fraction, int | float | np.number)
-    if not number or isinstance(fraction, bool) or not 0 < fraction < 1:
+    if not _is_number(fraction) or not 0 < fraction < 1:
         raise InputError(
             f"validation_fraction must be above 0 and below 1, not {fraction!r:.40}: it is the "
             "share of the normal images that is not trained on and sets the threshold."
@@ -192,17 +178,7 @@ def hold_out(n: int, fraction: float, seed: int, least: int = 1) -> np.ndarray:
 def measure(
     ensemble: Ensemble, held_out: ImageSet, contamination: float, *, progress: bool = False
 ) -> Threshold:
-    """Score held-out normal images by every method that the ensemble allows.
-
-    Args:
-        ensemble: the trained learners.
-        held_out: normal images that they were not trained on.
-        contamination: share of normal images that may be called abnormal.
-        progress: whether to show a bar when it takes over two seconds.
-
-    Raises:
-        InputError: as `Threshold`.
-    """
+    """The scores of held-out normal images by every method that the ensemble allows."""
     scores = {
         method: image_scores(ensemble, held_out.images, method, progress=progress)
         for method in methods_of(len(ensemble))
@@ -213,10 +189,3 @@ def measure(
 def methods_of(n_learners: int) -> tuple[str, ...]:
     """The score methods of so many learners: one alone has nothing to disagree with."""
     return METHODS if n_learners > 1 else ("ensemble",)
-
-
-def _allowed(k: int, contamination: float) -> int:
-    """How many of k held-out scores may lie at or above the threshold."""
-    check_contamination(contamination)
-    # A hair more, because (k + 1) * 0.1 may fall below the whole number it should be.
-    return math.floor((k + 1) * contamination + 1e-9)
