@@ -492,7 +492,7 @@ def test_a_worker_killed_every_time_is_given_up_with_a_sentence(base, dataset, t
     plan = batch.plan(table2(base), [dataset], [1], store)
     report = batch.run(plan, store, jobs=2, progress=False)
     (sentence,) = report.failed.values()
-    assert f"{batch.ATTEMPTS} times" in sentence
+    assert f"{running.ATTEMPTS} times" in sentence
     assert len(report.done) == 2  # learners 2 and 3 without repulsion need nobody
 
 
@@ -538,7 +538,7 @@ def test_another_number_format_is_said_and_reaches_the_pages(base):
     assert other.head() == f"{as_it_is.head()}, bf16"
     (row, *_) = other.rows("table2")
     assert row.config.precision == "bf16"
-    task = batch.Task("0", "train", 0, row.config, 2, frozenset())
+    task = planning.Task("0", "train", 0, row.config, 2, frozenset())
     assert str(task) == f"learner 2 of ae, seed {row.config.seed}, bf16"
     (said,) = departures(
         DataKey("brain-mri", "a", "b", 1000, 600, 600), TrainConfig(precision="bf16")
@@ -718,3 +718,17 @@ def test_a_batch_on_a_gpu(base, dataset, tmp_path):
     report = batch.run(plan, store, device="cuda", progress=False)
     assert sorted(report.done) == sorted(plan.tasks) and not report.failed
     assert multiprocessing.active_children() == []
+
+
+def test_any_executor_gives_the_same(undisturbed, base, dataset, tmp_path):
+    """Two workers of a Dask cluster on loopback."""
+    distributed = pytest.importorskip("distributed")
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=":0"
+    )
+    with cluster, distributed.Client(cluster) as client:
+        store = Store(tmp_path)
+        plan = batch.plan(table2(base), [dataset], [1], store)
+        report = batch.run(plan, store, progress=False, executor=client.get_executor())
+    assert sorted(report.done) == sorted(plan.tasks) and not report.failed
+    assert contents(tmp_path) == contents(undisturbed)

@@ -28,25 +28,15 @@ from d2ue.training import LearnerTask, train_learners
 
 @dataclass(frozen=True)
 class Task:
-    """A learner to train, or an ensemble to score.
+    """A learner to train, or an ensemble to score."""
 
-    Attributes:
-        name: the learner's or the record's name.
-        kind: "train" or "score".
-        data: which data set, as a position.
-        config: the ensemble's settings.
-        number: of the learner; 0 for scores.
-        needs: names of the learners that must be there first.
-        control: of scores: which control they are of; "" for a trained ensemble.
-    """
-
-    name: str
-    kind: str
-    data: int
-    config: TrainConfig
-    number: int
-    needs: frozenset[str]
-    control: str = ""
+    name: str  # the learner's or the record's
+    kind: str  # "train" or "score"
+    data: int  # which data set, as a position
+    config: TrainConfig  # the ensemble's
+    number: int  # of the learner; 0 for scores
+    needs: frozenset[str]  # names of the learners that must be there first
+    control: str = ""  # which control is scored; "" for a trained ensemble
 
     def __str__(self) -> str:
         """Such as `learner 2 of AE, seed 1, cka at z, lambda 1`."""
@@ -74,23 +64,14 @@ class Task:
 
 @dataclass
 class Plan:
-    """What a batch has to do.
-
-    Attributes:
-        datasets: the data sets.
-        keys: their keys.
-        tasks: what is missing, by name, in an order in which it could be done.
-        cached: of the records that are there, the data set's position by name.
-        wanted: names of all records.
-        titles: what every task and cached record is, such as "brain-mri: learner 1 of ae, seed 1".
-    """
+    """What a batch has to do; tasks are in an order in which they could be done."""
 
     datasets: Sequence[Dataset]
-    keys: Sequence[DataKey]
-    tasks: dict[str, Task] = field(default_factory=dict)
-    cached: dict[str, int] = field(default_factory=dict)
-    wanted: set[str] = field(default_factory=set)
-    titles: dict[str, str] = field(default_factory=dict)
+    keys: Sequence[DataKey]  # theirs
+    tasks: dict[str, Task] = field(default_factory=dict)  # what is missing, by name
+    cached: dict[str, int] = field(default_factory=dict)  # data sets' positions by record there is
+    wanted: set[str] = field(default_factory=set)  # names of all records
+    titles: dict[str, str] = field(default_factory=dict)  # "brain-mri: learner 1 of ae, seed 1"
 
     def add(self, task: Task) -> None:
         """Have one more task done."""
@@ -113,13 +94,7 @@ def plan(
     """What has to be trained and scored for these rows, and what is there.
 
     Seeds go in the outer loop: a batch that is stopped early leaves whole seeds, not whole rows.
-
-    Args:
-        rows: of tables.
-        datasets: what they are run on.
-        seeds: which.
-        store: where results are kept.
-        train: False to plan the scoring of what is there alone.
+    Without `train` only the scoring of what is there is planned.
 
     Raises:
         InputError: if a data set does not fit the settings or has no labelled test images.
@@ -175,23 +150,20 @@ def describe(planned: Plan, seconds: float | None = None) -> list[str]:
         f"{len(trainings)} learners to train ({epochs} epochs)."
     )
     if seconds is not None and trainings:
-        minutes = round(seconds / 60)
-        time_left = (
-            f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-        )
+        hours, minutes = divmod(round(seconds / 60), 60)
+        expected = f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+        expected = f"{seconds:.0f} s" if seconds < 90 else expected
         lines.append(
-            "Expected time of the training on this machine: "
-            f"{f'{seconds:.0f} s' if seconds < 90 else time_left}; starting and saving take a "
-            "second or two more a learner."
+            f"Expected time of the training on this machine: {expected}; starting and saving take "
+            "a second or two more a learner."
         )
     return lines
 
 
 def seconds_for(planned: Plan, jobs: int = 0, device: str = "auto") -> float:
-    """Expected time of the trainings of a plan, from a few steps of each backbone timed here.
+    """Expected seconds of a plan's trainings, from a few steps of each backbone timed here.
 
-    Returns:
-        Seconds, all jobs together; scoring and repulsion (a few per cent) not counted.
+    Scoring and repulsion (a few per cent) are not counted.
     """
     where = resolve_device(device)
     trainings = planned.trainings()
@@ -215,22 +187,16 @@ def _time_step(config: TrainConfig, images: np.ndarray, where: torch.device, ali
     if where.type == "cuda":
         memory = torch.cuda.get_device_properties(where).total_memory
         probes *= min(alike, fitting_replicas(memory, config))
-    stamps: list[float] = []
+    ends: list[float] = []
     with one_thread():
         train_learners(
-            probes, images, device=where, on_epoch=lambda *_: stamps.append(time.perf_counter())
+            probes, images, device=where, on_epoch=lambda *_: ends.append(time.perf_counter())
         )
-    return min(b - a for a, b in pairwise(stamps)) / len(probes)
+    return min(b - a for a, b in pairwise(ends)) / len(probes)
 
 
 def _until_done(tasks: Sequence[Task], costs: Mapping[str, float], jobs: int) -> float:
-    """The least time that tasks take by `jobs` at a time, each after those that it needs.
-
-    Args:
-        tasks: needs before what needs them.
-        costs: of each task, by name.
-        jobs: how many run side by side.
-    """
+    """The least time that tasks take by `jobs` at a time, each after those that it needs."""
     until: dict[str, float] = {}
     for task in tasks:
         seniors = max((until.get(name, 0.0) for name in task.needs), default=0.0)

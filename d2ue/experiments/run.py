@@ -141,6 +141,7 @@ class _Loop:
         self.notes: Path | None = None
         self.lost: Counter[str] = Counter()
         self.counted: Counter[str] = Counter()
+        self.to_send: set[str] = set()  # names of tasks whose worker had not got the images
 
     def work_elsewhere(self, tasks: Mapping[str, Task], engine: Executor, most: int) -> None:
         """The same in other processes, which keep notes in the store of how far they are.
@@ -185,14 +186,10 @@ class _Loop:
                     time.sleep(LOOK)
                 for future in wait(running, LOOK, FIRST_COMPLETED).done:
                     task = running.pop(future)
-                    answer = self._answer(task, future)
-                    if answer == SEND_DATA:
-                        running[self._submit(task, engine, with_data=True)] = task
-                    elif answer is None:
-                        ready.add(task.name)
-                    else:
-                        self._end(task, answer)
+                    if self._has_ended(task, future):
                         graph.done(task.name)
+                    else:
+                        ready.add(task.name)
                 if self.notes:
                     for task in running.values():
                         self._count_to(task, int((self.notes / task.name).read_text() or 0))
@@ -210,38 +207,40 @@ class _Loop:
         self._count_to(task, task.epochs())
         return True
 
-    def _submit(self, task: Task, engine: Executor, with_data: bool = False) -> Future[str]:
-        report: Callable[[int], None]
-        if self.notes is None:
-            with_data, report = True, functools.partial(self._count, task)
-        else:
-            (self.notes / task.name).write_text("")
+    def _submit(self, task: Task, engine: Executor) -> Future[str]:
+        dataset: Dataset | None = self.planned.datasets[task.data]
+        report: Callable[[int], None] = functools.partial(self._count, task)
+        if self.notes:
             report = _Note(self.notes / task.name)
-        data = self.planned.datasets[task.data] if with_data else None
-        folder, interval = self.store.folder.resolve(), self.store.state_interval
-        key = self.planned.keys[task.data]
-        return engine.submit(_do, task, key, data, folder, interval, self.device, report)
+            report.file.write_text("")
+            if task.name not in self.to_send:
+                dataset = None
+        key, interval = self.planned.keys[task.data], self.store.state_interval
+        folder = self.store.folder.resolve()
+        return engine.submit(_do, task, key, dataset, folder, interval, self.device, report)
 
-    def _answer(self, task: Task, future: Future[str]) -> str | None:
-        """What `_do` returned; None where the task was lost, and is tried again."""
+    def _has_ended(self, task: Task, future: Future[str]) -> bool:
+        """Whether a task is over; else it is to be handed over again."""
         try:
-            return future.result()
-        except Exception as error:  # the engine's own: a task's are sentences
+            sentence = future.result()
+        except Exception as error:  # the engine's own, as when a process was lost: ours are told
             self.lost[task.name] += 1
             if self.lost[task.name] < ATTEMPTS:
                 self._count_to(task, 0)
-                return None
-            return (
+                return False
+            sentence = (
                 f"its process was ended {ATTEMPTS} times from outside ({type(error).__name__}): "
                 "is the memory full? Try fewer --jobs."
             )
-
-    def _end(self, task: Task, sentence: str) -> None:
+        if sentence == SEND_DATA:
+            self.to_send.add(task.name)
+            return False
         if sentence:
             self.report.failed[self.planned.titles[task.name]] = sentence
         else:
             self.report.done.append(task.name)
         self._count_to(task, task.epochs())
+        return True
 
     def _count(self, task: Task, epochs: int) -> None:
         self._count_to(task, self.counted[task.name] + epochs)
@@ -285,17 +284,8 @@ def _do(
 ) -> str:
     """Train one learner (its seniors are in the store), or score one ensemble, here or in a worker.
 
-    Args:
-        task: what to do.
-        key: of the data set.
-        dataset: itself; None = the one that this process was sent before.
-        folder: the store's.
-        interval: least seconds between two states of a training.
-        device: where to compute; on a CPU with one thread.
-        report: called with the number of epochs just done.
-
-    Returns:
-        "", `SEND_DATA`, or why it failed: a defect of ours, too, must not stop the other cells.
+    Without `dataset` that is the one which this process was sent last. Returns "", `SEND_DATA`, or
+    why it failed: a defect of ours, too, must not stop the other cells.
     """
     dataset = dataset or _sent.get(key)
     if dataset is None:
@@ -341,9 +331,9 @@ def _sentence(error: Exception) -> str:
 
 def _keep_failures(planned: Plan, store: Store, report: Report) -> None:
     """Note which tasks of a plan failed, so that what only reads the store can say it."""
-    names = {planned.titles[name]: name for name in planned.tasks}
     failures = _failures(store)
     kept = {name: why for name, why in failures.items() if name not in report.done}
+    names = {planned.titles[name]: name for name in planned.tasks}
     kept |= {names[title]: why for title, why in report.failed.items()}
     if kept != failures:
         write_text(store.folder / FAILURES, json.dumps(kept, indent=1) + "\n")
@@ -357,8 +347,10 @@ def _failures(store: Store) -> dict[str, str]:
 
 def last_report(planned: Plan, store: Store) -> Report:
     """What is known of a plan without doing anything."""
-    titles, failures = planned.titles, _failures(store)
-    failed = {titles[name]: failures[name] for name in planned.tasks if name in failures}
-    unfailed = {name: t for name, t in planned.tasks.items() if name not in failures}
-    skipped = [titles[name] for name, t in unfailed.items() if t.needs & failures.keys()]
-    return Report(cached=len(planned.cached), failed=failed, skipped=skipped, data=planned.keys)
+    report, failures = Report(cached=len(planned.cached), data=planned.keys), _failures(store)
+    for name, task in planned.tasks.items():
+        if name in failures:
+            report.failed[planned.titles[name]] = failures[name]
+        elif task.needs & failures.keys():
+            report.skipped.append(planned.titles[name])
+    return report
