@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import shutil
 import socket
 import tempfile
@@ -192,7 +193,8 @@ class _Loop:
                         ready.add(task.name)
                 if self.notes:
                     for task in running.values():
-                        self._count_to(task, int((self.notes / task.name).read_text() or 0))
+                        done = (self.notes / task.name).read_text().partition("\t")[0]
+                        self._count_to(task, int(done or 0))
         finally:
             for future in running:
                 future.cancel()
@@ -211,7 +213,7 @@ class _Loop:
         dataset: Dataset | None = self.planned.datasets[task.data]
         report: Callable[[int], None] = functools.partial(self._count, task)
         if self.notes:
-            report = _Note(self.notes / task.name)
+            report = _Note(self.notes / task.name, self.planned.titles[task.name], task.epochs())
             report.file.write_text("")
             if task.name not in self.to_send:
                 dataset = None
@@ -252,16 +254,24 @@ class _Loop:
 
 @dataclass
 class _Note:
-    """Called with the epochs just done: notes how many in all; fails where the batch is over."""
+    """Called with the epochs just done: notes how far a task is; fails where the batch is over.
+
+    The note is a line, parted by tabs: epochs done, epochs in all, what, where, since when.
+    """
 
     file: Path
+    title: str
+    epochs: int
     done: int = 0
+    since: str = ""
 
     def __call__(self, epochs: int) -> None:
         self.done += epochs
+        self.since = self.since or time.strftime("%Y-%m-%d %H:%M:%S")
+        place = f"{socket.gethostname()}, process {os.getpid()}"
         try:
             with open(self.file, "r+") as file:
-                file.write(f"{self.done:9d}")
+                file.write(f"{self.done}\t{self.epochs}\t{self.title}\t{place}\t{self.since}")
         except FileNotFoundError as error:
             raise InputError(
                 f"The worker on {socket.gethostname()} does not see {self.file}: the store has to "
@@ -331,26 +341,30 @@ def _sentence(error: Exception) -> str:
 
 def _keep_failures(planned: Plan, store: Store, report: Report) -> None:
     """Note which tasks of a plan failed, so that what only reads the store can say it."""
-    failures = _failures(store)
-    kept = {name: why for name, why in failures.items() if name not in report.done}
+    before = failures(store)
+    kept = {name: failure for name, failure in before.items() if name not in report.done}
     names = {planned.titles[name]: name for name in planned.tasks}
-    kept |= {names[title]: why for title, why in report.failed.items()}
-    if kept != failures:
+    kept |= {names[title]: (title, why) for title, why in report.failed.items()}
+    if kept != before:
         write_text(store.folder / FAILURES, json.dumps(kept, indent=1) + "\n")
 
 
-def _failures(store: Store) -> dict[str, str]:
-    with contextlib.suppress(OSError, ValueError):
-        return dict(json.loads((store.folder / FAILURES).read_text("utf-8")))
-    return {}
+def failures(store: Store) -> dict[str, tuple[str, str]]:
+    """Title of each task that failed when it was last tried and why, by the task's name."""
+    try:
+        noted = dict(json.loads((store.folder / FAILURES).read_text("utf-8")))
+    except (OSError, ValueError):
+        return {}
+    # Earlier stores have no titles.
+    return {name: (name, x) if isinstance(x, str) else tuple(x) for name, x in noted.items()}
 
 
 def last_report(planned: Plan, store: Store) -> Report:
     """What is known of a plan without doing anything."""
-    report, failures = Report(cached=len(planned.cached), data=planned.keys), _failures(store)
+    report, failed = Report(cached=len(planned.cached), data=planned.keys), failures(store)
     for name, task in planned.tasks.items():
-        if name in failures:
-            report.failed[planned.titles[name]] = failures[name]
-        elif task.needs & failures.keys():
+        if name in failed:
+            report.failed[planned.titles[name]] = failed[name][1]
+        elif task.needs & failed.keys():
             report.skipped.append(planned.titles[name])
     return report
