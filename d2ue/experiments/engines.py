@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib
+import logging
 import os
 import secrets
+import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -25,8 +29,8 @@ CLUSTERS = {
     "lsf": ("dask_jobqueue", "LSFCluster"),
     "sge": ("dask_jobqueue", "SGECluster"),
 }
-#: Seconds to wait for the first worker: a queue may be long, an address that is wrong is not.
-PATIENCE = {"scheduler": 60.0, "cluster": 24 * 3600.0}
+#: Seconds that a scheduler may be without a worker; a cluster's queue may be longer.
+PATIENCE = 60.0
 
 
 @contextlib.contextmanager
@@ -67,13 +71,13 @@ def engine(
             "'distributed' 'dask-jobqueue'."
         ) from error
     with contextlib.ExitStack() as stack:
+        said = stack.enter_context(_complaints())
+        started = None
         if cluster:
             started = stack.enter_context(
                 _cluster(cluster, options, workers or os.cpu_count() or 1)
             )
-            address, patience = started.scheduler_address, PATIENCE["cluster"]
-        else:
-            address, patience = scheduler, PATIENCE["scheduler"]
+        address = started.scheduler_address if started else scheduler
         try:
             client = stack.enter_context(
                 distributed.Client(address, timeout=30, set_as_default=False)
@@ -83,7 +87,7 @@ def engine(
                 f"No Dask scheduler answers at {address}: start one with 'dask scheduler', and "
                 "workers with 'dask worker ADDRESS --nthreads 1'."
             ) from error
-        _check_workers(client, store, patience)
+        _check_workers(client, started, store, said)
         yield DaskExecutor(client)
 
 
@@ -115,8 +119,6 @@ class DaskExecutor(Executor):
 
 def _cluster(kind: str, options: Sequence[str], workers: int) -> Any:
     """Workers of one thread each, asked for."""
-    import importlib
-
     import dask
 
     module, name = CLUSTERS[kind]
@@ -137,6 +139,13 @@ def _cluster(kind: str, options: Sequence[str], workers: int) -> Any:
         started = made(**values)
     except (TypeError, ValueError, OSError, RuntimeError) as error:
         raise InputError(f"--cluster {kind} cannot be started: {error}.") from error
+    command = started.job_cls.submit_command.split()[0]
+    if not shutil.which(command):
+        started.close()
+        raise InputError(
+            f"--cluster {kind} hands jobs over with the command {command}, which is not here: "
+            "call d2ue where jobs are submitted."
+        )
     started.scale(workers)
     return started
 
@@ -155,15 +164,23 @@ def _option(text: str) -> tuple[str, Any]:
         return key, value
 
 
-def _check_workers(client: Any, store: Path, patience: float) -> None:
+def _check_workers(client: Any, cluster: Any, store: Path, said: Sequence[str]) -> None:
     """Refuse to begin where no worker comes, or one does not see the store's folder."""
-    try:
-        client.wait_for_workers(1, timeout=patience)
-    except TimeoutError as error:
-        raise InputError(
-            f"The Dask scheduler at {client.scheduler.address} has no worker after "
-            f"{patience:.0f} seconds: start one with 'dask worker ADDRESS --nthreads 1'."
-        ) from error
+    begun = time.monotonic()
+    while True:
+        with contextlib.suppress(TimeoutError):
+            client.wait_for_workers(1, timeout=2)
+            break
+        # A job that was handed over is running for Dask, be it in the queue or at work.
+        jobs = getattr(cluster, "workers", {}).values()
+        if any(job.status.name == "created" for job in jobs):
+            why = "; ".join(said[-1].splitlines()[-2:]) if said else "Dask does not say why"
+            raise InputError(f"The queue does not take the jobs: {why}.")
+        if cluster is None and time.monotonic() - begun > PATIENCE:
+            raise InputError(
+                f"The Dask scheduler at {client.scheduler.address} has no worker after "
+                f"{PATIENCE:.0f} seconds: start one with 'dask worker ADDRESS --nthreads 1'."
+            )
     store.mkdir(parents=True, exist_ok=True)
     mark = store.resolve() / f".seen-{secrets.token_hex(8)}"
     mark.touch()
@@ -177,3 +194,25 @@ def _check_workers(client: Any, store: Path, patience: float) -> None:
             f"{len(blind)} of {len(seen)} workers ({blind[0]}, ...) do not see {store.resolve()}: "
             "give a --store on a file system that all workers share, under the same path."
         )
+
+
+@contextlib.contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """What Dask's loop would print as tracebacks, as texts."""
+    said: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            error = record.exc_info[1] if record.exc_info else None
+            said.append(str(error or record.getMessage()).strip())
+
+    loggers, keep = [logging.getLogger(name) for name in ("tornado.application", "asyncio")], Keep()
+    for logger in loggers:
+        logger.addHandler(keep)
+        logger.propagate = False
+    try:
+        yield said
+    finally:
+        for logger in loggers:
+            logger.removeHandler(keep)
+            logger.propagate = True
