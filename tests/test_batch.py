@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,8 +22,13 @@ from d2ue.config import TrainConfig
 from d2ue.datasets.types import Dataset, ImageSet
 from d2ue.ensemble import train_ensemble
 from d2ue.experiments import batch
+from d2ue.experiments import plan as planning
+from d2ue.experiments import run as running
 from d2ue.experiments.rows import Row, departures, rows
+from d2ue.experiments.run import last_report
+from d2ue.experiments.workers import Workers
 from d2ue.learners import learner_name
+from d2ue.progress import bar as progress_bar
 from d2ue.store.learners import Store
 from d2ue.store.results import DataKey, export, get_record, read_records, record_name
 from d2ue.uncertainty import image_scores
@@ -156,9 +163,7 @@ def test_processes_side_by_side_give_the_same_bits(undisturbed, base, dataset, t
     plan = batch.plan(table2(base), [dataset], [1], store)
     report = batch.run(plan, store, jobs=2, progress=False)
     assert sorted(report.done) == sorted(plan.tasks) and not report.failed
-    threads = os.cpu_count() // 2 or 1
-    if threads == 1:  # else these processes have more threads than this one, and round otherwise
-        assert contents(tmp_path / "s") == contents(undisturbed)
+    assert contents(tmp_path / "s") == contents(undisturbed)
     assert sorted(trained_in(tmp_path / "s")) == sorted(learners_of(plan))
 
 
@@ -239,8 +244,8 @@ def test_the_expected_time_is_that_of_the_longest_chain(base, dataset, tmp_path)
     tasks = plan.trainings()  # learner 1, two more that repel, two more that do not
     costs = {task.name: 2.0 for task in tasks}
     assert len(tasks) == 5
-    assert batch._until_done(tasks, costs, jobs=1) == 10.0
-    assert batch._until_done(tasks, costs, jobs=16) == 6.0
+    assert planning._until_done(tasks, costs, jobs=1) == 10.0
+    assert planning._until_done(tasks, costs, jobs=16) == 6.0
 
 
 def test_failures_are_told_apart_kept_and_not_tried_again(base, dataset, draw_set, tmp_path):
@@ -266,11 +271,11 @@ def test_failures_are_told_apart_kept_and_not_tried_again(base, dataset, draw_se
             ("scores of 2 learners", ", cka at z, lambda 1"),
         )
     ]
-    known = batch._known(batch.plan(hopeless, [dataset, other], [1], store), store)
+    known = last_report(batch.plan(hopeless, [dataset, other], [1], store), store)
     assert known.failed == report.failed and sorted(known.skipped) == sorted(report.skipped)
     mended = [Row("", "", base.replace(seed=1, n_learners=1), "ensemble", {}, {})]
     batch.run(batch.plan(mended, [dataset], [1], store), store, jobs=1, progress=False)
-    assert batch._known(plan, store).failed == report.failed  # of other tasks
+    assert last_report(plan, store).failed == report.failed  # of other tasks
 
 
 def test_what_is_not_to_be_trained_is_not(base, tmp_path):
@@ -441,59 +446,68 @@ print([process.exitcode for process in processes])
     assert len(names) == len(set(names)) == 5
 
 
-def test_a_worker_that_is_killed_is_started_again(base, dataset, tmp_path, monkeypatch):
+class KillingWorkers(Workers):
+    """Kills the worker of every task that `chosen` says, once it has begun."""
+
+    chosen = staticmethod(lambda task, times: False)
+    times: ClassVar[Counter] = Counter()
+
+    def submit(self, fn, task, *args):
+        future = super().submit(fn, task, *args)
+        if future.running():
+            self.times[task.name] += 1
+        if self.chosen(task, self.times[task.name]):
+            (process,) = self.pools[self.last.index(future)]._processes.values()
+            os.kill(process.pid, signal.SIGKILL)
+        return future
+
+
+@pytest.fixture
+def killing(monkeypatch):
+    """Has workers of the tasks that a function chooses killed; how often each was begun."""
+
+    def choose(chosen):
+        monkeypatch.setattr(KillingWorkers, "chosen", staticmethod(chosen))
+        monkeypatch.setattr(KillingWorkers, "times", Counter())
+        monkeypatch.setattr(running, "Workers", KillingWorkers)
+
+    return choose
+
+
+def test_a_worker_that_is_killed_is_started_again(base, dataset, tmp_path, killing, undisturbed):
     """From outside, as when memory runs out: the task is tried again, and goes on."""
     killed = []
-
-    class Watching(batch._Processes):
-        def _launch(self, task):
-            super()._launch(task)
-            if not killed:
-                process = list(self.running.values())[-1][0]
-                killed.append(process.pid)
-                os.kill(process.pid, signal.SIGKILL)
-
-    monkeypatch.setattr(batch, "_Processes", Watching)
+    killing(lambda task, times: not killed and not killed.append(task.name))
     store = Store(tmp_path)
     plan = batch.plan(table2(base), [dataset], [1], store)
     report = batch.run(plan, store, jobs=2, progress=False)
     assert killed and not report.failed and sorted(report.done) == sorted(plan.tasks)
+    assert contents(tmp_path) == contents(undisturbed)
 
 
-def test_a_worker_killed_every_time_is_given_up_with_a_sentence(
-    base, dataset, tmp_path, monkeypatch
-):
-    class Cruel(batch._Processes):
-        def _launch(self, task):
-            super()._launch(task)
-            if task.number == 1:
-                os.kill(list(self.running.values())[-1][0].pid, signal.SIGKILL)
-
-    monkeypatch.setattr(batch, "_Processes", Cruel)
+def test_a_worker_killed_every_time_is_given_up_with_a_sentence(base, dataset, tmp_path, killing):
+    """And costs those that run beside it nothing."""
+    killing(lambda task, times: task.number == 1)
     store = Store(tmp_path)
     plan = batch.plan(table2(base), [dataset], [1], store)
     report = batch.run(plan, store, jobs=2, progress=False)
     (sentence,) = report.failed.values()
-    assert f"{batch.ATTEMPTS} times" in sentence
+    assert f"{running.ATTEMPTS} times" in sentence
     assert len(report.done) == 2  # learners 2 and 3 without repulsion need nobody
 
 
 def test_no_process_is_left_behind_when_a_batch_is_interrupted(
     base, dataset, tmp_path, monkeypatch
 ):
-    started = []
+    def interrupt(*_):
+        raise KeyboardInterrupt
 
-    class Interrupted(batch._Processes):
-        def _listen(self):
-            started.extend(process for process, _, _ in self.running.values())
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(batch, "_Processes", Interrupted)
+    monkeypatch.setattr(running, "wait", interrupt)
     store = Store(tmp_path)
     plan = batch.plan(table2(base.replace(epochs=1000)), [dataset], [1], store)
     with pytest.raises(KeyboardInterrupt):
         batch.run(plan, store, jobs=2, progress=False)
-    assert started and not any(process.is_alive() for process in started)
+    assert not multiprocessing.active_children() and not list((tmp_path / "running").iterdir())
 
 
 # --- settings as texts ---
@@ -504,7 +518,7 @@ def test_no_process_is_left_behind_when_a_batch_is_interrupted(
 )
 def test_seeds(text, seeds):
     assert batch.Settings("phantom", seeds=text).seed_list == seeds
-    said = str(batch.Settings("phantom", seeds=text))
+    said = batch.Settings("phantom", seeds=text).head()
     assert said.endswith(f" seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}")
 
 
@@ -521,10 +535,10 @@ def test_another_number_format_is_said_and_reaches_the_pages(base):
     for notebook in TABLE_NOTEBOOKS:
         given, known = other.as_parameters(notebook), notebook_parameters(find_notebook(notebook))
         assert given["precision"] == "bf16" and set(given) <= set(known)
-    assert str(other) == f"{as_it_is}, bf16"
+    assert other.head() == f"{as_it_is.head()}, bf16"
     (row, *_) = other.rows("table2")
     assert row.config.precision == "bf16"
-    task = batch.Task("0", "train", 0, row.config, 2, frozenset())
+    task = planning.Task("0", "train", 0, row.config, 2, frozenset())
     assert str(task) == f"learner 2 of ae, seed {row.config.seed}, bf16"
     (said,) = departures(
         DataKey("brain-mri", "a", "b", 1000, 600, 600), TrainConfig(precision="bf16")
@@ -637,6 +651,13 @@ def test_two_sets_of_images_of_one_name_are_not_mixed(
         batch.obtain(["table1"], batch.Settings("waves", results=places, base=base))
 
 
+def on_device(plan, store):
+    """What a GPU runs, here on the CPU."""
+    report = batch.Report()
+    running._run_on_device(running._Loop(plan, store, "cpu", report, progress_bar(disable=True)))
+    return report
+
+
 def test_learners_go_one_by_one_where_a_group_stops(
     undisturbed, base, dataset, tmp_path, monkeypatch
 ):
@@ -645,11 +666,10 @@ def test_learners_go_one_by_one_where_a_group_stops(
     def stop(*args, **options):
         raise RuntimeError("CUDNN_STATUS_EXECUTION_FAILED")
 
-    monkeypatch.setattr(batch, "train_into", stop)
-    store, report, bar = Store(tmp_path), batch.Report(), batch.progress_bar(disable=True)
-    plan = batch.plan(table2(base), [dataset], [1], store)
+    monkeypatch.setattr(running, "train_into", stop)
+    plan = batch.plan(table2(base), [dataset], [1], Store(tmp_path))
     with pytest.warns(RuntimeWarning, match=r"waves side by side stopped \(RuntimeError: CUDNN"):
-        batch._run_on_device(plan, store, "cpu", report, bar)
+        report = on_device(plan, Store(tmp_path))
     assert not report.failed and contents(tmp_path) == contents(undisturbed)
 
 
@@ -682,10 +702,9 @@ def test_an_export_is_not_trained_into(base, undisturbed, tmp_path, refused):
 
 def test_one_process_for_a_whole_device_gives_the_same(undisturbed, base, dataset, tmp_path):
     """What a GPU runs, here on the CPU: one call for all learners, then the scores."""
-    store, report, bar = Store(tmp_path), batch.Report(), batch.progress_bar(disable=True)
     hopeless = Row("hopeless", "", base.replace(learning_rate=1e25, seed=1), "dual", {}, {})
-    plan = batch.plan([*table2(base), hopeless], [dataset], [1], store)
-    batch._run_on_device(plan, store, "cpu", report, bar)
+    plan = batch.plan([*table2(base), hopeless], [dataset], [1], Store(tmp_path))
+    report = on_device(plan, Store(tmp_path))
     assert contents(tmp_path) == contents(undisturbed)
     assert len(report.done) == 5 + 2 and len(report.skipped) == 3
     (sentence,) = report.failed.values()
@@ -699,3 +718,17 @@ def test_a_batch_on_a_gpu(base, dataset, tmp_path):
     report = batch.run(plan, store, device="cuda", progress=False)
     assert sorted(report.done) == sorted(plan.tasks) and not report.failed
     assert multiprocessing.active_children() == []
+
+
+def test_any_executor_gives_the_same(undisturbed, base, dataset, tmp_path):
+    """Two workers of a Dask cluster on loopback."""
+    distributed = pytest.importorskip("distributed")
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=":0"
+    )
+    with cluster, distributed.Client(cluster) as client:
+        store = Store(tmp_path)
+        plan = batch.plan(table2(base), [dataset], [1], store)
+        report = batch.run(plan, store, progress=False, executor=client.get_executor())
+    assert sorted(report.done) == sorted(plan.tasks) and not report.failed
+    assert contents(tmp_path) == contents(undisturbed)

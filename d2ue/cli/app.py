@@ -312,8 +312,25 @@ def reproduce(
     precision: Precision = DEFAULTS.precision,
     n_train: Annotated[int, typer.Option(help="training images; 0 = all")] = 0,
     n_test: Annotated[int, typer.Option(help="test images; 0 = all")] = 0,
-    jobs: Annotated[str, typer.Option(help="processes side by side on a CPU, or auto")] = "auto",
+    jobs: Annotated[
+        str, typer.Option(help="processes side by side on a CPU, or workers of --cluster; or auto")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
+    scheduler: Annotated[
+        str,
+        typer.Option(metavar="ADDRESS", help="hand the work to a Dask scheduler, tcp://host:8786"),
+    ] = "",
+    cluster: Annotated[
+        str,
+        typer.Option(metavar="KIND", help="ask for workers: slurm, pbs, lsf, sge, or local"),
+    ] = "",
+    cluster_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="of the queue, as dask-jobqueue names it, such as queue=long or walltime=08:00:00",
+        ),
+    ] = None,
     store: Annotated[
         Path, typer.Option(help="folder where learners and scores are kept, and found again")
     ] = Path("results/store"),
@@ -350,6 +367,7 @@ def reproduce(
         parse_assignments,
     )
     from d2ue.experiments import batch
+    from d2ue.experiments.engines import engine
     from d2ue.experiments.rows import TABLES, departures
 
     given = parse_assignments(parameter or [])
@@ -421,7 +439,11 @@ def reproduce(
             for line in batch.describe(plan, batch.seconds_for(plan, processes, device)):
                 typer.echo(line)
             return
-        report = batch.run(plan, kept, jobs=processes, device=device)
+        asked = {"scheduler": scheduler, "cluster": cluster, "options": cluster_option or []}
+        with engine(store, workers=processes, **asked) as executor:
+            # A cluster's workers take tasks from a queue, which may be longer than they are many.
+            side_by_side = 0 if executor else processes
+            report = batch.run(plan, kept, jobs=side_by_side, device=device, executor=executor)
         typer.echo(
             f"{store}: {len(plan.wanted)} ensembles, {report.cached} of them cached; "
             f"{len(report.done)} learners and ensembles' scores are new."
@@ -451,6 +473,17 @@ def reproduce(
     if failed:
         again = "" if scores is not None else "; the same command tries them again"
         raise D2UEError(f"{', '.join(failed)} as said above, all else was done{again}.")
+
+
+@app.command()
+def status(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="folder that --store named")],
+) -> None:
+    """Say what a store holds, what is in work (where, since when, epoch), and what failed."""
+    from d2ue.experiments.status import status_lines
+
+    for line in status_lines(store):
+        typer.echo(line)
 
 
 @app.command()
