@@ -29,7 +29,7 @@ from d2ue.progress import bar as progress_bar
 from d2ue.store.learners import Store
 from d2ue.store.results import DataKey, export, get_record, read_records, record_name
 from d2ue.uncertainty import image_scores
-from tests.processes import run_batch, start_batch
+from tests.processes import run_batch, start_batch, wait_for
 
 TEST = 12
 
@@ -282,10 +282,13 @@ def test_killed_at_random_twenty_times(dataset, base, tmp_path):
     """The end is the undisturbed one, bit for bit, and no finished learner is trained again."""
     longer = base.replace(epochs=40, n_learners=2)
     wanted = [row for row in table2(longer) if row.config.repels]
-    rng = random.Random(0)
-    for kills in range(20):
-        process = start_batch(wanted, dataset, tmp_path / "s", 1 + kills % 2)
-        process.join(rng.uniform(0.1, 0.6))
+    rng, states = random.Random(0), tmp_path / "s" / "states"
+    for kills in range(21):
+        process = start_batch(wanted, dataset, tmp_path / "s", 1 if kills else 2)
+        if kills:
+            process.join(rng.uniform(0.1, 0.6))
+        else:
+            wait_for(lambda: states.exists() and any(states.iterdir()))
         assert process.exitcode is None, f"the work was done after {kills} kills"
         process.kill()
         process.join()
