@@ -548,14 +548,15 @@ def test_a_batch_on_a_gpu(base, dataset, tmp_path):
     assert multiprocessing.active_children() == []
 
 
-def test_any_executor_gives_the_same(undisturbed, base, dataset, tmp_path):
-    """Two workers of a Dask cluster on loopback."""
+def test_a_clusters_workers_give_the_same(undisturbed, base, dataset, tmp_path, refused):
+    """Two of Dask on loopback, as `--scheduler` has them."""
     distributed = pytest.importorskip("distributed")
     cluster = distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=":0"
     )
-    with cluster, distributed.Client(cluster) as client:
-        executor = client.get_executor()
-        plan, report = carried_out(table2(base), dataset, tmp_path, executor=executor)
+    with cluster, batch.scheduled(cluster.scheduler_address) as executor:
+        plan, report = carried_out(table2(base), dataset, tmp_path, jobs=0, executor=executor)
     assert sorted(report.done) == sorted(plan.tasks) and not report.failed
     assert contents(tmp_path) == contents(undisturbed)
+    with refused("No Dask scheduler answers at nowhere"), batch.scheduled("nowhere"):
+        pass

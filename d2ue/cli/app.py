@@ -313,6 +313,9 @@ def reproduce(
     n_train: Annotated[int, typer.Option(help="training images; 0 = all")] = 0,
     n_test: Annotated[int, typer.Option(help="test images; 0 = all")] = 0,
     jobs: Annotated[str, typer.Option(help="processes side by side on a CPU, or auto")] = "auto",
+    scheduler: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="of a Dask scheduler whose workers train")
+    ] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
     store: Annotated[
         Path, typer.Option(help="folder where learners and scores are kept, and found again")
@@ -421,7 +424,8 @@ def reproduce(
             for line in batch.describe(plan, batch.seconds_for(plan, processes, device)):
                 typer.echo(line)
             return
-        report = batch.run(plan, kept, jobs=processes, device=device)
+        with batch.scheduled(scheduler) as executor:
+            report = batch.run(plan, kept, jobs=processes, device=device, executor=executor)
         typer.echo(
             f"{store}: {len(plan.wanted)} ensembles, {report.cached} of them cached; "
             f"{len(report.done)} learners and ensembles' scores are new."
@@ -686,7 +690,7 @@ def _only_for_tables(context: typer.Context, name: str) -> None:
 
 def _only_to_train(context: typer.Context) -> None:
     """Refuse options of training where results are only drawn."""
-    training = {"data", "n_train", "n_test", "jobs", "store", "dry_run"}
+    training = {"data", "n_train", "n_test", "jobs", "scheduler", "store", "dry_run"}
     for option in sorted(_typed(context) & training):
         raise InputError(
             f"{_spelled(option)} is for what is trained, and --scores only draws what is there: "

@@ -28,6 +28,7 @@ from d2ue.experiments.printed import AS_PRINTED, caption
 from d2ue.experiments.quick import save_results
 from d2ue.experiments.rows import Cell, Row, collect, layout, markdown, rows, show_verdicts, titled
 from d2ue.experiments.run import Report, last_report, run
+from d2ue.experiments.workers import scheduled as scheduled
 from d2ue.statistics.clusters import read_clusters
 from d2ue.store.files import write_text
 from d2ue.store.learners import Store

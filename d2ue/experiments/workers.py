@@ -1,4 +1,4 @@
-"""What tasks are handed to: this process, or processes of this machine."""
+"""What tasks are handed to: this process, processes of this machine, or a Dask cluster's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from multiprocessing.connection import Connection
 from typing import Any
 
+from d2ue.errors import InputError
 from d2ue.progress import lock_within_process
 
 
@@ -94,3 +95,28 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def scheduled(address: str) -> Iterator[Executor | None]:
+    """The workers of a Dask scheduler, such as "tcp://host:8786"; None for "".
+
+    Raises:
+        InputError: if Dask is not installed, or no scheduler answers.
+    """
+    if not address:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise InputError("A scheduler needs Dask: pip install distributed.") from error
+    try:
+        client = Client(address, timeout=10)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"No Dask scheduler answers at {address}: start one with 'dask scheduler', and workers "
+            "with 'dask worker'."
+        ) from error
+    with client:
+        yield client.get_executor()
