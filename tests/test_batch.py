@@ -4,13 +4,10 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
-import subprocess
-import sys
-from collections import Counter
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -32,6 +29,7 @@ from d2ue.progress import bar as progress_bar
 from d2ue.store.learners import Store
 from d2ue.store.results import DataKey, export, get_record, read_records, record_name
 from d2ue.uncertainty import image_scores
+from tests.processes import run_batch, start_batch, wait_for
 
 TEST = 12
 
@@ -57,8 +55,14 @@ def table2(base, backbones=("ae",)):
     return rows("table2", base, backbones)
 
 
-def learners_of(plan):
-    return {task.name for task in plan.trainings()}
+def planned(wanted, dataset, folder, seeds=(1,)):
+    return batch.plan(wanted, [dataset], seeds, Store(folder))
+
+
+def carried_out(wanted, dataset, folder, **options):
+    """The plan and the report of a batch of seed 1."""
+    plan = planned(wanted, dataset, folder)
+    return plan, batch.run(plan, Store(folder), progress=False, **{"jobs": 1, **options})
 
 
 def trained_in(folder):
@@ -85,32 +89,28 @@ def trained_in(folder):
     ],
 )
 def test_cells_share_what_they_can(table, learners, ensembles, base, dataset, tmp_path):
-    plan = batch.plan(rows(table, base), [dataset], [1], Store(tmp_path))
+    plan = planned(rows(table, base), dataset, tmp_path)
     assert len(plan.trainings()) == learners
     assert len(plan.wanted) == ensembles
-    two = batch.plan(rows(table, base), [dataset], [1, 2], Store(tmp_path))
+    two = planned(rows(table, base), dataset, tmp_path, seeds=[1, 2])
     assert len(two.trainings()) == 2 * learners
+    if table in ("table3", "lambda"):  # which hold all learners of AE of table 2
+        both = planned([*table2(base), *rows(table, base)], dataset, tmp_path)
+        assert len(both.trainings()) == learners
 
 
 def test_the_layer_ablation_has_all_nine_layers_at_the_papers_size(draw_images, tmp_path):
     images = ImageSet(draw_images(70, 64), tuple(map(str, range(70))), np.arange(70) % 2)
     small = Dataset("waves", images, images)
-    plan = batch.plan(rows("layer"), [small], [1], Store(tmp_path))
+    plan = planned(rows("layer"), small, tmp_path)
     assert len(plan.trainings()) == 1 + 9 * 2 * 2
     assert {task.config.layer for task in plan.trainings()} == set(
         ["en1", "en2", "en3", "en4", "z", "de4", "de3", "de2", "de1"]
     )
 
 
-def test_tables_share_learners_with_each_other(base, dataset, tmp_path):
-    both = [*table2(base), *rows("lambda", base), *rows("table3", base)]
-    plan = batch.plan(both, [dataset], [1], Store(tmp_path))
-    # table 2 is in both others: lambda adds 3 weights, table 3 adds 5 similarities
-    assert len(plan.trainings()) == 5 + 3 * 2 + 5 * 2
-
-
 def test_learners_wait_for_their_seniors_only_where_they_repel(base, dataset, tmp_path):
-    plan = batch.plan(table2(base), [dataset], [1], Store(tmp_path))
+    plan = planned(table2(base), dataset, tmp_path)
     names = [learner_name(base.replace(seed=1), k, dataset.train.fingerprint) for k in (1, 2, 3)]
     assert plan.tasks[names[2]].needs == {names[0], names[1]}
     free = [t for t in plan.trainings() if not t.config.repels]
@@ -119,7 +119,7 @@ def test_learners_wait_for_their_seniors_only_where_they_repel(base, dataset, tm
 
 def test_a_data_set_without_labels_is_refused(base, dataset, tmp_path, refused):
     with refused("no labelled test images"):
-        batch.plan(table2(base), [Dataset("plain", dataset.train)], [1], Store(tmp_path))
+        planned(table2(base), Dataset("plain", dataset.train), tmp_path)
 
 
 # --- doing it ---
@@ -129,10 +129,7 @@ def test_a_data_set_without_labels_is_refused(base, dataset, tmp_path, refused):
 def undisturbed(base, dataset, tmp_path_factory):
     """The store of a batch to which nothing happened: one job, in this process."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    store = Store(folder, state_interval=0)
-    plan = batch.plan(table2(base), [dataset], [1], store)
-    report = batch.run(plan, store, jobs=1, progress=False)
-    assert len(report.done) == 5 + 2 and not report.failed and not report.skipped
+    assert len(run_batch(table2(base), dataset, folder).done) == 5 + 2
     return folder
 
 
@@ -159,30 +156,19 @@ def test_a_batch_is_training_and_scoring_one_by_one(undisturbed, base, dataset):
 
 
 def test_processes_side_by_side_give_the_same_bits(undisturbed, base, dataset, tmp_path):
-    store = Store(tmp_path / "s")
-    plan = batch.plan(table2(base), [dataset], [1], store)
-    report = batch.run(plan, store, jobs=2, progress=False)
+    plan, report = carried_out(table2(base), dataset, tmp_path, jobs=2)
     assert sorted(report.done) == sorted(plan.tasks) and not report.failed
-    assert contents(tmp_path / "s") == contents(undisturbed)
-    assert sorted(trained_in(tmp_path / "s")) == sorted(learners_of(plan))
-
-
-def test_what_is_there_is_not_run_again(undisturbed, base, dataset):
-    store = Store(undisturbed)
-    plan = batch.plan(table2(base), [dataset], [1], store)
-    assert not plan.tasks and plan.cached.keys() == plan.wanted
-    report = batch.run(plan, store, jobs=1, progress=False)
-    assert report.cached == 2 and not report.done
+    assert contents(tmp_path) == contents(undisturbed)
+    assert sorted(trained_in(tmp_path)) == sorted(task.name for task in plan.trainings())
 
 
 @pytest.mark.parametrize(
     ("change", "learners", "ensembles"),
     [
+        ({}, 0, 0),
         ({"repulsion_weight": 2.0}, 2, 1),  # the two that repel
-        ({"layer": "en2"}, 2, 1),
         ({"n_learners": 4}, 2, 2),  # one more in either ensemble
         ({"epochs": 3}, 5, 2),
-        ({"batch_size": 4}, 5, 2),
         ({"memory_slots": 3}, 0, 0),  # acts on MemAE alone
     ],
 )
@@ -190,21 +176,19 @@ def test_one_setting_changed_reruns_what_depends_on_it(
     change, learners, ensembles, undisturbed, base, dataset
 ):
     changed = table2(base.replace(**change))
-    plan = batch.plan(changed, [dataset], [1], Store(undisturbed))
+    plan = planned(changed, dataset, undisturbed)
     assert len(plan.trainings()) == learners
     assert len(plan.tasks) - learners == ensembles
+    assert len(plan.wanted) == 2 and len(plan.cached) == 2 - ensembles
 
 
 def test_other_images_rerun_everything_and_other_labels_only_the_scores(
     undisturbed, base, dataset, draw_set
 ):
     other = Dataset("waves", draw_set(20, seed=5), dataset.test)
-    assert len(batch.plan(table2(base), [other], [1], Store(undisturbed)).trainings()) == 5
-    test = dataset.test
-    swapped = ImageSet(test.images, test.names, 1 - test.labels)
-    plan = batch.plan(
-        table2(base), [Dataset("waves", dataset.train, swapped)], [1], Store(undisturbed)
-    )
+    assert len(planned(table2(base), other, undisturbed).trainings()) == 5
+    swapped = dataclasses.replace(dataset.test, labels=1 - dataset.test.labels)
+    plan = planned(table2(base), Dataset("waves", dataset.train, swapped), undisturbed)
     assert not plan.trainings() and len(plan.tasks) == 2
 
 
@@ -212,9 +196,7 @@ def test_other_images_rerun_everything_and_other_labels_only_the_scores(
 def test_a_failed_cell_does_not_stop_the_others(jobs, base, dataset, tmp_path):
     hopeless = base.replace(learning_rate=1e25, seed=1)
     wanted = [*table2(base), Row("hopeless", "", hopeless, "dual", {}, {})]
-    store = Store(tmp_path)
-    plan = batch.plan(wanted, [dataset], [1], store)
-    report = batch.run(plan, store, jobs=jobs, progress=False)
+    _, report = carried_out(wanted, dataset, tmp_path, jobs=jobs)
     (sentence,) = report.failed.values()
     assert "stopped being finite" in sentence
     assert len(report.skipped) == 3  # its learners 2 and 3, and its scores
@@ -223,14 +205,14 @@ def test_a_failed_cell_does_not_stop_the_others(jobs, base, dataset, tmp_path):
 
 
 def test_dry_runs_say_what_would_run(base, dataset, tmp_path, undisturbed):
-    plan = batch.plan(table2(base), [dataset], [1], Store(tmp_path))
+    plan = planned(table2(base), dataset, tmp_path)
     lines = batch.describe(plan, batch.seconds_for(plan, jobs=1, device="cpu"))
     assert "waves: learner 2 of ae, seed 1, cka at z, lambda 1" in lines
     assert "waves: scores of 2 ensembles" in lines
     assert "2 ensembles in all, 0 of them cached; 5 learners to train (10 epochs)." in lines
     assert lines[-1].startswith("Expected time of the training on this machine: ")
     assert not list(tmp_path.iterdir())
-    done = batch.describe(batch.plan(table2(base), [dataset], [1], Store(undisturbed)))
+    done = batch.describe(planned(table2(base), dataset, undisturbed))
     assert done == [
         "waves: scores of 3 learners of ae, seed 1 (cached)",
         "waves: scores of 3 learners of ae, seed 1, cka at z, lambda 1 (cached)",
@@ -240,7 +222,7 @@ def test_dry_runs_say_what_would_run(base, dataset, tmp_path, undisturbed):
 
 def test_the_expected_time_is_that_of_the_longest_chain(base, dataset, tmp_path):
     """However many processes: learners that repel each other wait for one another."""
-    plan = batch.plan(table2(base), [dataset], [1], Store(tmp_path))
+    plan = planned(table2(base), dataset, tmp_path)
     tasks = plan.trainings()  # learner 1, two more that repel, two more that do not
     costs = {task.name: 2.0 for task in tasks}
     assert len(tasks) == 5
@@ -250,32 +232,22 @@ def test_the_expected_time_is_that_of_the_longest_chain(base, dataset, tmp_path)
 
 def test_failures_are_told_apart_kept_and_not_tried_again(base, dataset, draw_set, tmp_path):
     """Two data sets, ensembles of two sizes: every failure has a line of its own."""
-    store = Store(tmp_path)
-    other = Dataset("ripples", draw_set(24, seed=5), dataset.test)
-    hopeless = [
-        Row("", "", base.replace(learning_rate=1e25, n_learners=n, backbone="aeu"), "dual", {}, {})
-        for n in (1, 2)
-    ]
-    plan = batch.plan(hopeless, [dataset, other], [1], store)
+    store, hopeless = Store(tmp_path), base.replace(learning_rate=1e25, backbone="aeu")
+    sets = [dataset, Dataset("ripples", draw_set(24, seed=5), dataset.test)]
+    wanted = [Row("", "", hopeless.replace(n_learners=n), "dual", {}, {}) for n in (1, 2)]
+    plan = batch.plan(wanted, sets, [1], store)
     report = batch.run(plan, store, jobs=1, progress=False)
-    assert sorted(report.failed) == [
-        "ripples: learner 1 of aeu, seed 1",
-        "waves: learner 1 of aeu, seed 1",
-    ]
+    both = ("ripples", "waves")
+    assert sorted(report.failed) == [f"{name}: learner 1 of aeu, seed 1" for name in both]
+    skipped = ("learner 2{}", "scores of 1 learner", "scores of 2 learners{}")
     assert sorted(report.skipped) == [
-        f"{name}: {what} of aeu, seed 1{tail}"
-        for name in ("ripples", "waves")
-        for what, tail in (
-            ("learner 2", ", cka at z, lambda 1"),
-            ("scores of 1 learner", ""),
-            ("scores of 2 learners", ", cka at z, lambda 1"),
-        )
+        f"{name}: {what.format('')} of aeu, seed 1" + ", cka at z, lambda 1" * ("{}" in what)
+        for name in both
+        for what in skipped
     ]
-    known = last_report(batch.plan(hopeless, [dataset, other], [1], store), store)
+    carried_out([Row("", "", base.replace(n_learners=1), "ensemble", {}, {})], dataset, tmp_path)
+    known = last_report(batch.plan(wanted, sets, [1], store), store)
     assert known.failed == report.failed and sorted(known.skipped) == sorted(report.skipped)
-    mended = [Row("", "", base.replace(seed=1, n_learners=1), "ensemble", {}, {})]
-    batch.run(batch.plan(mended, [dataset], [1], store), store, jobs=1, progress=False)
-    assert last_report(plan, store).failed == report.failed  # of other tasks
 
 
 def test_what_is_not_to_be_trained_is_not(base, tmp_path):
@@ -289,211 +261,64 @@ def test_what_is_not_to_be_trained_is_not(base, tmp_path):
 
 # --- stopped ---
 
-SCRIPT = """
-import multiprocessing, os, random, signal, sys, tempfile
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from d2ue.datasets.types import Dataset, ImageSet
-from d2ue.config import TrainConfig
-from d2ue.experiments import batch
-from d2ue.experiments.rows import rows
-from d2ue.store.learners import Store
-import json, numpy as np
 
-base = TrainConfig(**json.loads(sys.argv[1]))
-arrays = np.load(sys.argv[2])
-names = lambda n: tuple(map(str, range(n)))
-dataset = Dataset("waves", ImageSet(arrays["train"], names(len(arrays["train"]))),
-    ImageSet(arrays["test"], names(len(arrays["test"])), arrays["labels"]))
-folder = Path(sys.argv[3])
-wanted = rows("table2", base, ["ae"])
-
-def work(folder=folder, jobs=1, some=None):
-    store = Store(folder, state_interval=0)
-    plan = batch.plan(some or wanted, [dataset], [1], store)
-    report = batch.run(plan, store, jobs=jobs, progress=False)
-    assert not report.failed and not report.skipped, report
-
-def forked(target):
-    process = multiprocessing.get_context("fork").Process(target=target)
-    process.start()
-    return process
-
-# Once here, so that no child has to load and warm up what torch loads at its first step.
-with tempfile.TemporaryDirectory() as scratch:
-    work(Path(scratch), some=rows("table2", base.replace(epochs=1), ["ae"]))
-"""
-
-RENAMES = """
-wanted = [row for row in wanted if row.config.repels]
-
-def killed_at(k, when):
-    calls = [0]
-    def wrap(original):
-        def call(*args, **kwargs):
-            calls[0] += 1
-            if calls[0] == k and when == "before":
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = original(*args, **kwargs)
-            if calls[0] == k:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-        return call
-    os.replace, os.rename = wrap(os.replace), wrap(os.rename)
-    work(folder / f"{k}-{when}")
-
-k, going = 0, True
-while going:
-    k += 1
-    for when in ("before", "after"):
-        process = forked(lambda: killed_at(k, when))
-        process.join()
-        going = process.exitcode == -signal.SIGKILL
-        assert going or process.exitcode == 0
-        if going:
-            process = forked(lambda: work(folder / f"{k}-{when}"))
-            process.join()
-            assert process.exitcode == 0
-print(k - 1)
-"""
-
-RANDOM = """
-wanted = [row for row in wanted if row.config.repels]
-random.seed(0)
-kills = 0
-while kills < 20:
-    process = forked(work)
-    process.join(random.uniform(0.1, 0.6))
-    assert process.exitcode is None, f"the work was done after {kills} kills"
-    process.kill()
-    process.join()
-    kills += process.exitcode == -signal.SIGKILL
-process = forked(work)
-process.join()
-print(kills, process.exitcode)
-"""
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked here")
-
-
-@pytest.fixture
-def in_a_process(base, dataset, tmp_path):
-    """Runs SCRIPT with some more lines in a process of its own; what it printed, and its folder."""
-
-    def call(lines, **changes):
-        arrays = {"train": dataset.train.images, "test": dataset.test.images}
-        np.savez(tmp_path / "arrays.npz", **arrays, labels=dataset.test.labels)
-        folder = tmp_path / "base"
-        folder.mkdir()
-        settings = json.dumps(base.replace(**changes).as_dict())
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT + lines, settings, tmp_path / "arrays.npz", folder],
-            capture_output=True,
-            text=True,
-            timeout=500,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout, folder
-
-    return call
-
-
-@needs_fork
-def test_killed_before_and_after_every_rename(in_a_process, undisturbed):
-    printed, folder = in_a_process(RENAMES, n_learners=2)
-    # two learners: a state after the first of two epochs, two files; one record
-    assert int(printed) == 2 * (1 + 2) + 1
-    wanted = contents(folder / f"{int(printed) + 1}-before")  # where there was nothing to kill
-    assert len(wanted) == 2 + 1
-    of_three = contents(undisturbed)
-    assert all(of_three[path] == wanted[path] for path in wanted if path.startswith("learners"))
-    stores = sorted(folder.iterdir())
-    assert len(stores) == 2 * int(printed) + 2
-    for store in stores:
-        assert contents(store) == wanted, store.name
-        names = trained_in(store)
-        assert len(names) == len(set(names)), store.name
-
-
-@needs_fork
-def test_killed_at_random_twenty_times(in_a_process, dataset, base, tmp_path):
+def test_killed_at_random_twenty_times(dataset, base, tmp_path):
     """The end is the undisturbed one, bit for bit, and no finished learner is trained again."""
-    longer = {"epochs": 60, "n_learners": 2}
-    printed, folder = in_a_process(RANDOM, **longer)
-    assert printed.split() == ["20", "0"]
-    wanted = [row for row in table2(base.replace(**longer)) if row.config.repels]
-    store = Store(tmp_path / "whole", state_interval=3600)
-    batch.run(batch.plan(wanted, [dataset], [1], store), store, jobs=1, progress=False)
-    assert contents(folder) == contents(tmp_path / "whole")
-    names = trained_in(folder)
+    longer = base.replace(epochs=40, n_learners=2)
+    wanted = [row for row in table2(longer) if row.config.repels]
+    rng, states = random.Random(0), tmp_path / "s" / "states"
+    for kills in range(21):
+        process = start_batch(wanted, dataset, tmp_path / "s", 1 if kills else 2)
+        if kills:
+            process.join(rng.uniform(0.1, 0.6))
+        else:
+            wait_for(lambda: states.exists() and any(states.iterdir()))
+        assert process.exitcode is None, f"the work was done after {kills} kills"
+        process.kill()
+        process.join()
+    carried_out(wanted, dataset, tmp_path / "s", jobs=2)
+    carried_out(wanted, dataset, tmp_path / "whole")
+    assert contents(tmp_path / "s") == contents(tmp_path / "whole")
+    names = trained_in(tmp_path / "s")
     assert len(names) == len(set(names))  # a kill may cut off a line, never add one
 
 
-@needs_fork
-def test_two_batches_at_once_share_the_work(in_a_process, undisturbed):
-    lines = """
-processes = [forked(lambda: work(folder, 2)) for _ in range(2)]
-for process in processes:
-    process.join()
-print([process.exitcode for process in processes])
-"""
-    printed, folder = in_a_process(lines)
-    assert printed.strip() == "[0, 0]"
-    assert contents(folder).keys() == contents(undisturbed).keys()
-    names = trained_in(folder)
+def test_two_batches_at_once_share_the_work(undisturbed, base, dataset, tmp_path):
+    processes = [start_batch(table2(base), dataset, tmp_path, 2) for _ in range(2)]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert contents(tmp_path) == contents(undisturbed)
+    names = trained_in(tmp_path)
     assert len(names) == len(set(names)) == 5
 
 
-class KillingWorkers(Workers):
-    """Kills the worker of every task that `chosen` says, once it has begun."""
-
-    chosen = staticmethod(lambda task, times: False)
-    times: ClassVar[Counter] = Counter()
-
-    def submit(self, fn, task, *args):
-        future = super().submit(fn, task, *args)
-        if future.running():
-            self.times[task.name] += 1
-        if self.chosen(task, self.times[task.name]):
-            (process,) = self.pools[self.last.index(future)]._processes.values()
-            os.kill(process.pid, signal.SIGKILL)
-        return future
-
-
-@pytest.fixture
-def killing(monkeypatch):
-    """Has workers of the tasks that a function chooses killed; how often each was begun."""
-
-    def choose(chosen):
-        monkeypatch.setattr(KillingWorkers, "chosen", staticmethod(chosen))
-        monkeypatch.setattr(KillingWorkers, "times", Counter())
-        monkeypatch.setattr(running, "Workers", KillingWorkers)
-
-    return choose
-
-
-def test_a_worker_that_is_killed_is_started_again(base, dataset, tmp_path, killing, undisturbed):
-    """From outside, as when memory runs out: the task is tried again, and goes on."""
+@pytest.mark.parametrize("times", [1, running.ATTEMPTS])
+def test_a_worker_killed_from_outside_is_started_again_until_it_is_given_up(
+    times, base, dataset, tmp_path, monkeypatch, undisturbed
+):
+    """As when memory runs out: the task goes on, and what runs beside it takes no notice."""
     killed = []
-    killing(lambda task, times: not killed and not killed.append(task.name))
-    store = Store(tmp_path)
-    plan = batch.plan(table2(base), [dataset], [1], store)
-    report = batch.run(plan, store, jobs=2, progress=False)
-    assert killed and not report.failed and sorted(report.done) == sorted(plan.tasks)
-    assert contents(tmp_path) == contents(undisturbed)
 
+    class KillingWorkers(Workers):
+        def submit(self, fn, task, *args):
+            future = super().submit(fn, task, *args)
+            if task.number == 1 and len(killed) < times:
+                (process,) = self.pools[self.last.index(future)]._processes.values()
+                os.kill(process.pid, signal.SIGKILL)
+                killed.append(task.name)
+            return future
 
-def test_a_worker_killed_every_time_is_given_up_with_a_sentence(base, dataset, tmp_path, killing):
-    """And costs those that run beside it nothing."""
-    killing(lambda task, times: task.number == 1)
-    store = Store(tmp_path)
-    plan = batch.plan(table2(base), [dataset], [1], store)
-    report = batch.run(plan, store, jobs=2, progress=False)
-    (sentence,) = report.failed.values()
-    assert f"{running.ATTEMPTS} times" in sentence
-    assert len(report.done) == 2  # learners 2 and 3 without repulsion need nobody
+    monkeypatch.setattr(running, "Workers", KillingWorkers)
+    plan, report = carried_out(table2(base), dataset, tmp_path, jobs=2)
+    assert len(killed) == times
+    if times < running.ATTEMPTS:
+        assert not report.failed and sorted(report.done) == sorted(plan.tasks)
+        assert contents(tmp_path) == contents(undisturbed)
+    else:
+        (sentence,) = report.failed.values()
+        assert f"{running.ATTEMPTS} times" in sentence
+        assert len(report.done) == 2  # learners 2 and 3 without repulsion need nobody
 
 
 def test_no_process_is_left_behind_when_a_batch_is_interrupted(
@@ -503,29 +328,34 @@ def test_no_process_is_left_behind_when_a_batch_is_interrupted(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(running, "wait", interrupt)
-    store = Store(tmp_path)
-    plan = batch.plan(table2(base.replace(epochs=1000)), [dataset], [1], store)
     with pytest.raises(KeyboardInterrupt):
-        batch.run(plan, store, jobs=2, progress=False)
+        carried_out(table2(base.replace(epochs=1000)), dataset, tmp_path, jobs=2)
     assert not multiprocessing.active_children() and not list((tmp_path / "running").iterdir())
 
 
 # --- settings as texts ---
 
 
-@pytest.mark.parametrize(
-    ("text", "seeds"), [("3", (1, 2, 3)), ("2,7", (2, 7)), ("0,", (0,)), (" 4 , 1 ", (4, 1))]
-)
+@pytest.mark.parametrize(("text", "seeds"), [("3", (1, 2, 3)), ("0,", (0,)), (" 4 , 1 ", (4, 1))])
 def test_seeds(text, seeds):
     assert batch.Settings("phantom", seeds=text).seed_list == seeds
     said = batch.Settings("phantom", seeds=text).head()
     assert said.endswith(f" seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}")
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "1,1", "x", "1.5", "1,-2"])
-def test_seeds_that_are_none_are_refused(text, refused):
-    with refused("5", "1,2,7"):
-        _ = batch.Settings("phantom", seeds=text).seed_list
+def test_settings_that_cannot_be_used_are_refused(refused):
+    for text in ("", "0", "-1", "1,1", "x"):
+        with refused("5", "1,2,7"):
+            _ = batch.Settings("phantom", seeds=text).seed_list
+    with refused("n_test is a number of images", "-2"):
+        batch.Settings("phantom", n_test=-2)
+    with refused("n_train is 100000, but phantom has"):
+        batch.Settings("phantom", n_train=100000).load(progress=False)
+    for given, word in (("", "No data set is named"), ("phantom,phantom", "named twice")):
+        with refused(word):
+            batch.Settings(given).load(progress=False)
+    with refused("ae,memae,aeu"):
+        batch.Settings("phantom", backbones=",").rows("table2")
 
 
 def test_another_number_format_is_said_and_reaches_the_pages(base):
@@ -535,15 +365,12 @@ def test_another_number_format_is_said_and_reaches_the_pages(base):
     for notebook in TABLE_NOTEBOOKS:
         given, known = other.as_parameters(notebook), notebook_parameters(find_notebook(notebook))
         assert given["precision"] == "bf16" and set(given) <= set(known)
-    assert other.head() == f"{as_it_is.head()}, bf16"
-    (row, *_) = other.rows("table2")
-    assert row.config.precision == "bf16"
-    task = planning.Task("0", "train", 0, row.config, 2, frozenset())
-    assert str(task) == f"learner 2 of ae, seed {row.config.seed}, bf16"
-    (said,) = departures(
-        DataKey("brain-mri", "a", "b", 1000, 600, 600), TrainConfig(precision="bf16")
-    )
-    assert said == "precision bf16 instead of float32"
+    assert str(other) == f"{as_it_is}, bf16"
+    config = other.rows("table2")[0].config
+    task = planning.Task("0", "train", 0, config, 2, frozenset())
+    assert str(task) == f"learner 2 of ae, seed {config.seed}, bf16"
+    key = DataKey("brain-mri", "a", "b", 1000, 600, 600)
+    assert departures(key, TrainConfig(precision="bf16")) == ["precision bf16 instead of float32"]
 
 
 def test_results_are_drawn_without_images(undisturbed, base):
@@ -553,83 +380,53 @@ def test_results_are_drawn_without_images(undisturbed, base):
     assert len(run) == 8 and {tuple(cell.records) for cell in run} == {(1,)}
     assert len([cell for cell in cells["table1"] if cell.records]) == 1  # Ours (AE)
     assert not report.done
+    said = "waves (not in the paper, 20 to train, 6 + 6 to test), 2 epochs, seeds 1, 2"
+    assert settings.head(report.data) == said
 
 
-def test_results_that_are_not_there_are_told(undisturbed, base, refused):
+def test_what_no_result_stands_for_is_not_drawn_as_not_run(undisturbed, base, refused):
     settings = batch.Settings("rsna", results=str(undisturbed), base=base)
     with refused("no results for rsna", "only for waves", "folder with the images"):
         batch.obtain(["table2"], settings)
-
-
-@pytest.mark.parametrize("change", [{"epochs": 3}, {"batch_size": 4}, {"precision": "bf16"}])
-def test_results_of_other_settings_are_not_drawn_as_not_run(change, undisturbed, base, refused):
-    settings = batch.Settings("waves", results=str(undisturbed), base=base.replace(**change))
-    with refused("only of 2 epochs, batches of 8 and float32"):
-        batch.obtain(["table2"], settings)
+    for change in ({"epochs": 3}, {"batch_size": 4}, {"precision": "bf16"}):
+        settings = batch.Settings("waves", results=str(undisturbed), base=base.replace(**change))
+        with refused("only of 2 epochs, batches of 8 and float32"):
+            batch.obtain(["table2"], settings)
 
 
 def test_a_damaged_score_is_computed_again_and_bothers_nobody_else(
     undisturbed, base, dataset, tmp_path
 ):
     shutil.copytree(undisturbed, tmp_path / "s")
-    store = Store(tmp_path / "s")
     whole = contents(tmp_path / "s")
     free = [row for row in table2(base) if not row.config.repels]
-    plan = batch.plan(free, [dataset], [1], store)
-    (needed,) = plan.wanted
     for path in (tmp_path / "s" / "scores").iterdir():
         path.write_bytes(path.read_bytes()[:-1])
-    plan = batch.plan(free, [dataset], [1], store)
-    report = batch.run(plan, store, jobs=1, progress=False)
+    plan, report = carried_out(free, dataset, tmp_path / "s")
+    (needed,) = plan.wanted
     assert report.done == [needed] and not report.failed
     now = contents(tmp_path / "s")
     assert sum(now[name] != whole[name] for name in whole) == 1  # the one that nobody asked for
     assert now[f"scores/{needed}.safetensors"] == whole[f"scores/{needed}.safetensors"]
-    assert read_records(store.folder, names=plan.wanted).keys() == plan.wanted
+    assert read_records(tmp_path / "s", names=plan.wanted).keys() == plan.wanted
 
 
 def test_the_last_name_of_some_images_is_the_one_they_are_exported_under(
     undisturbed, base, dataset, tmp_path
 ):
     shutil.copytree(undisturbed, tmp_path / "s")
-    store = Store(tmp_path / "s")
     renamed = dataclasses.replace(dataset, name="ripples")
-    plan = batch.plan(table2(base), [renamed], [1], store)
-    assert not plan.tasks and not batch.run(plan, store, jobs=1, progress=False).done
-    assert {record.data.name for record in read_records(store.folder).values()} == {"ripples"}
-
-
-def test_heads_say_how_many_images_there_are(undisturbed, base):
-    settings = batch.Settings("waves", results=str(undisturbed), seeds="1", base=base)
-    _, report = batch.obtain(["table2"], settings)
-    said = "waves (not in the paper, 20 to train, 6 + 6 to test), 2 epochs, seed 1"
-    assert settings.head(report.data) == said
-
-
-def test_numbers_of_images_that_there_are_not(refused):
-    with refused("n_test is a number of images", "-2"):
-        batch.Settings("phantom", n_test=-2)
-    with refused("n_train is 100000, but phantom has"):
-        batch.Settings("phantom", n_train=100000).load(progress=False)
-
-
-def test_names_of_data_sets_are_given_once(refused):
-    for given, word in (("", "No data set is named"), ("phantom,phantom", "named twice")):
-        with refused(word):
-            batch.Settings(given).load(progress=False)
-    with refused("ae,memae,aeu"):
-        batch.Settings("phantom", backbones=",").rows("table2")
+    assert not carried_out(table2(base), renamed, tmp_path / "s")[1].done
+    assert {record.data.name for record in read_records(tmp_path / "s").values()} == {"ripples"}
 
 
 def test_two_names_of_one_folder_are_refused(dataset, tmp_path, refused):
     (tmp_path / "images").mkdir()
-    names = {"train": 20, "normal": TEST // 2, "abnormal": TEST // 2}
-    files = {kind: [f"{kind}{i}.png" for i in range(n)] for kind, n in names.items()}
     pixels = np.concatenate([dataset.train.images, dataset.test.images])
-    listed = [name for some in files.values() for name in some]
-    for name, image in zip(listed, pixels, strict=True):
+    names = [f"{i}.png" for i in range(len(pixels))]
+    for name, image in zip(names, pixels, strict=True):
         Image.fromarray(image[0]).save(tmp_path / "images" / name)
-    split = {"train": {"0": files["train"]}, "test": {"0": files["normal"], "1": files["abnormal"]}}
+    split = {"train": {"0": names[:20]}, "test": {"0": names[20:26], "1": names[26:]}}
     (tmp_path / "data.json").write_text(json.dumps(split))
     with refused("one and two are the same images"):
         batch.Settings("one,two", data=str(tmp_path)).load(progress=False)
@@ -642,10 +439,9 @@ def test_two_names_of_one_folder_are_refused(dataset, tmp_path, refused):
 def test_two_sets_of_images_of_one_name_are_not_mixed(
     undisturbed, base, dataset, draw_set, tmp_path, refused
 ):
-    store = Store(tmp_path)
     other = Dataset("waves", draw_set(len(dataset.train), seed=5), dataset.test)
     single = [row for row in rows("table1", base) if row.label == "AE"]
-    batch.run(batch.plan(single, [other], [1], store), store, jobs=1, progress=False)
+    carried_out(single, other, tmp_path)
     places = f"{undisturbed},{tmp_path}"
     with refused("two different sets of images named 'waves'"):
         batch.obtain(["table1"], batch.Settings("waves", results=places, base=base))
@@ -667,7 +463,7 @@ def test_learners_go_one_by_one_where_a_group_stops(
         raise RuntimeError("CUDNN_STATUS_EXECUTION_FAILED")
 
     monkeypatch.setattr(running, "train_into", stop)
-    plan = batch.plan(table2(base), [dataset], [1], Store(tmp_path))
+    plan = planned(table2(base), dataset, tmp_path)
     with pytest.warns(RuntimeWarning, match=r"waves side by side stopped \(RuntimeError: CUDNN"):
         report = on_device(plan, Store(tmp_path))
     assert not report.failed and contents(tmp_path) == contents(undisturbed)
@@ -677,10 +473,9 @@ def test_of_two_runs_on_one_set_that_with_all_images_is_drawn(
     undisturbed, base, dataset, tmp_path, refused
 ):
     """A small try and the whole run in one store: each can be drawn."""
-    store = Store(tmp_path)
     small = Dataset("waves", dataset.train.sample(16), dataset.test)
     single = [row for row in rows("table1", base) if row.label == "AE"]
-    batch.run(batch.plan(single, [small], [1], store), store, jobs=1, progress=False)
+    carried_out(single, small, tmp_path)
     settings = batch.Settings("waves", results=f"{undisturbed},{tmp_path}", base=base)
     for n_train, expected in ((0, 20), (16, 16)):
         chosen = dataclasses.replace(settings, n_train=n_train)
@@ -703,7 +498,7 @@ def test_an_export_is_not_trained_into(base, undisturbed, tmp_path, refused):
 def test_one_process_for_a_whole_device_gives_the_same(undisturbed, base, dataset, tmp_path):
     """What a GPU runs, here on the CPU: one call for all learners, then the scores."""
     hopeless = Row("hopeless", "", base.replace(learning_rate=1e25, seed=1), "dual", {}, {})
-    plan = batch.plan([*table2(base), hopeless], [dataset], [1], Store(tmp_path))
+    plan = planned([*table2(base), hopeless], dataset, tmp_path)
     report = on_device(plan, Store(tmp_path))
     assert contents(tmp_path) == contents(undisturbed)
     assert len(report.done) == 5 + 2 and len(report.skipped) == 3
@@ -718,17 +513,3 @@ def test_a_batch_on_a_gpu(base, dataset, tmp_path):
     report = batch.run(plan, store, device="cuda", progress=False)
     assert sorted(report.done) == sorted(plan.tasks) and not report.failed
     assert multiprocessing.active_children() == []
-
-
-def test_any_executor_gives_the_same(undisturbed, base, dataset, tmp_path):
-    """Two workers of a Dask cluster on loopback."""
-    distributed = pytest.importorskip("distributed")
-    cluster = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=":0"
-    )
-    with cluster, distributed.Client(cluster) as client:
-        store = Store(tmp_path)
-        plan = batch.plan(table2(base), [dataset], [1], store)
-        report = batch.run(plan, store, progress=False, executor=client.get_executor())
-    assert sorted(report.done) == sorted(plan.tasks) and not report.failed
-    assert contents(tmp_path) == contents(undisturbed)

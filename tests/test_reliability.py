@@ -45,7 +45,6 @@ PROMISES = {
         ),
         "kill -9 at any moment, then the same command: the bit-identical ensemble": (
             "test_runs::test_killed_anywhere_ends_bit_identically",
-            "test_batch::test_killed_before_and_after_every_rename",
             "test_batch::test_killed_at_random_twenty_times",
             "test_saved::test_killed_anywhere_the_old_one_or_the_new_one_is_whole",
             "test_registry::test_killed_in_the_middle_of_the_download",

@@ -21,12 +21,13 @@ from d2ue.datasets import BUILT_IN
 from d2ue.datasets.registry import load_named, marked
 from d2ue.datasets.types import Dataset
 from d2ue.errors import InputError
+from d2ue.experiments.layouts import layout, markdown, show_verdicts, titled
 from d2ue.experiments.plan import describe as describe
 from d2ue.experiments.plan import plan
 from d2ue.experiments.plan import seconds_for as seconds_for
 from d2ue.experiments.printed import AS_PRINTED, caption
 from d2ue.experiments.quick import save_results
-from d2ue.experiments.rows import Cell, Row, collect, layout, markdown, rows, show_verdicts, titled
+from d2ue.experiments.rows import Cell, Row, collect, rows
 from d2ue.experiments.run import Report, last_report, run
 from d2ue.statistics.clusters import read_clusters
 from d2ue.store.files import write_text

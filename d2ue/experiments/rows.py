@@ -326,12 +326,3 @@ def departures(key: DataKey, config: TrainConfig) -> list[str]:
     elif known.counts and known.counts != (key.n_train, key.n_normal, key.n_abnormal):
         found.append("not the published split")
     return found
-
-
-def __getattr__(name: str) -> Any:
-    """Names that live in `d2ue.experiments.layouts` now."""
-    if name in {"about", "layout", "long_table", "markdown", "show_verdicts", "titled"}:
-        from d2ue.experiments import layouts
-
-        return getattr(layouts, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -214,7 +214,8 @@ class _Loop:
         report: Callable[[int], None] = functools.partial(self._count, task)
         if self.notes:
             report = _Note(self.notes / task.name, self.planned.titles[task.name], task.epochs())
-            report.file.write_text("")
+            with writing(report.file):
+                report.file.write_text("")
             if task.name not in self.to_send:
                 dataset = None
         key, interval = self.planned.keys[task.data], self.store.state_interval

@@ -1,4 +1,4 @@
-"""What tasks are handed to: this process, or processes of this machine."""
+"""What tasks are handed to: this process, processes of this machine, or a Dask cluster's."""
 
 from __future__ import annotations
 
