@@ -13,12 +13,13 @@ export MPLCONFIGDIR := $(CURDIR)/.venv/var/matplotlib
 unexport PYTHONHOME PYTHONPATH
 
 # The folder figures/ must not stand for the target of that name.
-.PHONY: help reproduce figures book fuzz bench test lint clean setup
+.PHONY: help reproduce figures book fuzz bench test cluster-test lint clean setup
 
 help:
 	@echo "make reproduce   the paper's tables with their verdicts, and the quickstart: results/ (minutes)"
 	@echo "make test        check everything: style, types, unit tests, notebooks"
 	@echo "make book        notebooks and docstrings as a website: results/book/html/index.html"
+	@echo "make cluster-test   a batch through SLURM (root; apt install slurm-wlm munge)"
 	@echo "make lint        style and types only"
 	@echo "make fuzz        2000 hostile inputs of each kind (half an hour)"
 	@echo "make clean       remove what these made"
@@ -60,6 +61,10 @@ bench: setup
 # notebooks first, since they take longest and have few tests, by which files would be put in order.
 test: lint
 	OMP_NUM_THREADS=1 $(python) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -p tests.notebook_memory --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks tests
+
+# A batch through a real SLURM of one node, started for it (root; Debian: apt install slurm-wlm munge).
+cluster-test: setup
+	$(python) -m pytest -q tests/cluster/check_slurm.py
 
 lint: setup
 	$(python) -m ruff check
