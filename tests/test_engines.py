@@ -1,5 +1,6 @@
 """Batches on Dask: the same bits as in this process, whoever dies; else sentences."""
 
+import os
 import random
 import re
 import shutil
@@ -14,14 +15,18 @@ from d2ue.config import TrainConfig
 from d2ue.datasets import phantom
 from d2ue.errors import InputError
 from d2ue.experiments import batch
+from d2ue.experiments import run as running
 from d2ue.experiments.engines import CLUSTERS, engine
 from d2ue.experiments.rows import rows
 from d2ue.experiments.status import status_lines
+from d2ue.experiments.workers import Workers
 from d2ue.store.learners import Store
 from tests.processes import wait_for
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 
+#: Of the batches whose workers are killed: some kills are enough each time, twenty in `make fuzz`.
+LONG = 40 if "D2UE_FUZZ" in os.environ else 12
 BASE = TrainConfig(image_size=16, epochs=3, batch_size=8, n_learners=3)
 
 
@@ -108,10 +113,10 @@ def test_workers_that_are_asked_for_give_the_same_bits(dataset, undisturbed, tmp
     assert contents(tmp_path) == undisturbed
 
 
-def test_workers_killed_at_random_twenty_times(dataset, dask, tmp_path):
+def test_workers_killed_at_random(dataset, dask, tmp_path):
     """kill -9, and another worker comes; nothing that was finished is trained twice."""
     whole = tmp_path / "whole"
-    run(dataset, whole, jobs=1, epochs=40)
+    run(dataset, whole, jobs=1, epochs=LONG)
     folder, over, killed = tmp_path / "killed", threading.Event(), 0
 
     def kill():
@@ -129,12 +134,39 @@ def test_workers_killed_at_random_twenty_times(dataset, dask, tmp_path):
     try:
         while killed < 20 or contents(folder) != contents(whole):
             with engine(folder, scheduler=dask.address) as executor:
-                run(dataset, folder, executor, epochs=40)
+                run(dataset, folder, executor, epochs=LONG)
             if contents(folder) == contents(whole):
                 break
     finally:
         over.set()
         thread.join()
+    assert killed and len(trained(folder)) == len(set(trained(folder))) == 5
+
+
+def test_processes_of_this_machine_killed_at_random(dataset, tmp_path, monkeypatch):
+    """The same in the pool: a worker that dies is started again, whatever it was at."""
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    run(dataset, whole, jobs=1, epochs=LONG)
+    draw, killed, timers = random.Random(0), [], []
+
+    class KillingWorkers(Workers):
+        def submit(self, fn, task, *arguments):
+            future = super().submit(fn, task, *arguments)
+            for process in self.pools[self.last.index(future)]._processes.values():
+                timers.append(threading.Timer(draw.uniform(0.1, 1.0), self.end, [process]))
+                timers[-1].start()
+            return future
+
+        def end(self, process):
+            if len(killed) < 20 and process.is_alive():
+                killed.append(process.pid)
+                process.kill()
+
+    monkeypatch.setattr(running, "Workers", KillingWorkers)
+    while contents(folder) != contents(whole):
+        run(dataset, folder, jobs=2, epochs=LONG)
+    for timer in timers:
+        timer.cancel()
     assert killed and len(trained(folder)) == len(set(trained(folder))) == 5
 
 
@@ -172,10 +204,10 @@ def test_what_is_in_work_can_be_seen(dataset, dask, tmp_path):
     thread = threading.Thread(target=look)
     thread.start()
     with engine(tmp_path, scheduler=dask.address) as executor:
-        run(dataset, tmp_path, executor, epochs=60)
+        run(dataset, tmp_path, executor, epochs=20)
     thread.join()
     line = next(line for line in seen if line.startswith("running"))
-    assert re.search(r"phantom: learner \d of ae, seed 1: epoch \d+ of 60, on .+, since 20", line)
+    assert re.search(r"phantom: learner \d of ae, seed 1: epoch \d+ of 20, on .+, since 20", line)
 
 
 def unshared():
