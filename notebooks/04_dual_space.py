@@ -100,7 +100,11 @@ print(toy.counts(effects).T.to_string())
 # %% [markdown]
 # How to read the table: a column is a number of learners and a height of the points; "DSU", "slopes alone" and "error alone" count the seeds in which that score raises an alarm at more than half of the blind places; the percentages are medians over the seeds, of places off the bands.
 #
-# **Seen**: with two learners every seed has blind places. DSU sees most of them in 10 seeds of 11 if the points stand off the curve, in 5 of 11 if they do not. (In seed 4 it misses that by little, because its learners nearly coincide over half of the places, slopes and all.) So the effect is there, and it hangs on the error: the *slopes alone* suffice in 3 seeds of 11, while the *error alone* suffices in all 11 as soon as the points stand off the curve. In this toy DSU repairs Unc mostly by letting the error back in. A third learner repairs it too: the median share of blind places falls from 7 % to 1 %, and three seeds have none left, so that nothing can "hold" there; three curves rarely cross in one point.
+# **Seen**: with two learners every seed has blind places.
+#
+# - DSU sees most of them in 10 seeds of 11 if the points stand off the curve, in 5 of 11 if they do not. (In seed 4 it misses that by little, because its learners nearly coincide over half of the places, slopes and all.)
+# - The effect hangs on the error: the *slopes alone* suffice in 3 seeds of 11, the *error alone* in all 11 as soon as the points stand off the curve. In this toy DSU repairs Unc mostly by letting the error back in.
+# - A third learner repairs it too: the median share of blind places falls from 7 % to 1 %. Three seeds have none left, so that nothing can "hold" there; three curves rarely cross in one point.
 #
 # The two parts along $x$, for the learners of the first picture. **Look for** the dotted line: it stays above 1 almost everywhere, also over the bands, where DSU dips below 1 whenever the learners' slopes cross.
 
@@ -182,7 +186,12 @@ print(", ".join(maps), np.corrcoef([v.ravel() for v in maps.values()])[-1].round
 localisation.per_image(shown, np.arange(4), maps["dual"].mean((1, 2, 3)), {"DSU": maps["dual"]})
 
 # %% [markdown]
-# **Seen**: the identity holds to rounding, and the sum is lopsided. On these learners the DSU map is nearly the map of its Jacobian term; the contained Unc term is small beside it. In the run that is kept here each lesion holds more of its DSU map's sum than of the image's area (the table), and normal images have spots as bright. A map that lights up at a lesion is no detector yet, as the numbers below show: five epochs on 320 small images make learners that disagree about everything.
+# **Seen**: the identity holds to rounding, and the sum is lopsided.
+#
+# - The DSU map is nearly the map of its Jacobian term; the contained Unc term is small beside it.
+# - In the run that is kept here each lesion holds more of its DSU map's sum than of the image's area (the table), and normal images have spots as bright.
+#
+# A map that lights up at a lesion is no detector yet, as the numbers below show: five epochs on 320 small images make learners that disagree about everything.
 #
 # ## Does DSU help where Unc fails?
 #

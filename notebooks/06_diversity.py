@@ -105,7 +105,12 @@ for title, found in {"Pooled": pooled, "Within backbones": within}.items():
     display(Markdown(f"**{title}**\n\n" + ex.markdown(found)))
 
 # %% [markdown]
-# **Seen in the kept runs** (37 ensembles of 3 seeds, 250 epochs): leaving the last two rows of each table aside, four of sixteen correlations are clear of 0, and of sixteen intervals of 95 % one misses about every other time. Pooled, learners that are less alike on anomalies go with *lower* AUC of DSU, against the idea; within backbones the sign is the same and nothing can be told. Within backbones the AUC of Unc goes, weakly, with learners less alike on normals and, more, with disagreement on anomalies; that of DSU is lower where learners disagree on normals, as the idea has it. No correlation is clear of 0 in both tables. Nor do they last: with eleven more ensembles of AE, of two and of four to eight learners, which one seed gave on another processor ([14_ablations](14_ablations.ipynb)), none of the four stays clear, and three others are.
+# **Seen in the kept runs** (37 ensembles of 3 seeds, 250 epochs; the last two rows of each table aside): four of sixteen correlations are clear of 0, and none is in both tables. Of sixteen intervals of 95 % one misses about every other time.
+#
+# - Pooled, learners that are less alike on anomalies go with *lower* AUC of DSU, against the idea. Within backbones the sign is the same and the interval holds 0.
+# - Within backbones the AUC of Unc goes, weakly, with learners less alike on normals and, more, with disagreement on anomalies.
+# - Within backbones the AUC of DSU is lower where learners disagree on normals, as the idea has it.
+# - None of the four lasts: with eleven more ensembles of AE, which one seed gave on another processor ([14_ablations](14_ablations.ipynb)), none stays clear, and three others are.
 #
 # The last rows are a warning, not a result: the ratio of Unc on abnormal to normal images *is* the separation that its AUC ranks, so the two correlate whatever the learners do. And three seeds are few: with t of two degrees of freedom an interval is short where three numbers happen to agree, and as good as endless where they do not. "Not clear" here means not known.
 #

@@ -122,7 +122,12 @@ claims_figure = plotting.verdict_intervals(verdicts, settings.head(report.data))
 plt.show()
 
 # %% [markdown]
-# **Seen in the committed run** (Brain MRI, three seeds): what holds for all three backbones is that *DSU raises AUC over Unc*, by 3 points for AEU and by about 30 for AE and MemAE, whose Unc is hardly better than chance. *Repulsion* cannot be told to raise anything: over Unc its effect changes sign with the seed for every backbone, and on top of DSU it brings -5.7, +0.5 and -0.5. The whole method beats the ensemble's reconstruction error for AEU; for MemAE the lead of 3.7 points is no longer decided once near duplicates count as one piece of evidence. And the row that the paper does not have, the disagreement of input gradients without any output space, is above the whole method for AE and level with it for the other two.
+# **Seen in the committed run** (Brain MRI, three seeds):
+#
+# - *DSU raises AUC over Unc* for all three backbones, by 3 points for AEU and by about 30 for AE and MemAE, whose Unc is hardly better than chance.
+# - *No effect of repulsion* could be shown for any backbone: over Unc its sign changes with the seed, and on top of DSU it brings -5.7, +0.5 and -0.5.
+# - The whole method beats the ensemble's reconstruction error for AEU. For MemAE the lead of 3.7 points is undecided once near duplicates count as one piece of evidence.
+# - A row that the paper does not have, the disagreement of input gradients without any output space, is above the whole method for AE and level with it for the other two.
 
 # %% [markdown]
 # ## The idea behind it: agree on normals, disagree on anomalies
@@ -166,10 +171,23 @@ if committed and table["n_seeds"].min() == 3:
         assert holds[f"{own}: RAR keeps the reconstruction error of normals (within 5 %)"] == best
 
 # %% [markdown]
-# **Seen in the committed run**: on the published split of Brain MRI, sharpness alone tells the classes apart with an AUC of 13 (turned round: 87), mean intensity with 20 (80). The distance to the nearest training image, with no network at all, reaches 87: that the whole method of AE or MemAE beats it cannot be told, that of AEU does, by 8 points. A single AEU's gradient stands at 95 where the whole method of three learners has 95 (three seeds; the verdict is open). Untrained networks reach 74 by their reconstruction error, since it is hardly more than the image's own brightness. What becomes of all this without the test images of which a near duplicate was trained on stands in [figures/brain-mri/cleaned](../figures/brain-mri/cleaned/cleaned.md).
+# **Seen in the committed run**, on the published split of Brain MRI:
+#
+# - Sharpness alone tells the classes apart with an AUC of 13 (turned round: 87), mean intensity with 20 (80).
+# - The distance to the nearest training image, with no network at all, reaches 87. AEU's whole method beats it by 8 points; for AE and MemAE this is undecided.
+# - A single AEU's gradient stands at 95 where the whole method of three learners has 95 (three seeds; the verdict is open).
+# - Untrained networks reach 74 by their reconstruction error, since it is hardly more than the image's own brightness.
+#
+# What becomes of all this without the test images of which a near duplicate was trained on stands in [figures/brain-mri/cleaned](../figures/brain-mri/cleaned/cleaned.md).
 
 # %% [markdown]
-# **On chest radiographs**, a set that is not the paper's, the same table stands in [figures/kermany-cxr](../figures/kermany-cxr/table2/table2.md), three seeds; verdicts are of images only. It is another story there, and not one for all backbones. *DSU* is not seen to raise anything: it takes 4.5 points from Unc of AEU, which contradicts the claim in each seed, and cannot be told from nothing for AE (-1.0) and MemAE (-0.5). *Repulsion* raises Unc of AEU in each seed, by 2.4 points on average, and lowers that of MemAE in each seed, by 4.7; for AE its sign changes with the seed. With both, AE, MemAE and AEU are 6.0, 4.4 and 7.2 points below repulsion alone, in each seed. Nor does repulsion leave normal images as they were for MemAE: their reconstruction error and their disagreement rise by 10 and 11 %, in each seed by more than 5. And sharpness alone (15, turned round 85) is above every row of all: the best, AEU with repulsion by Unc, has 83.
+# **On chest radiographs**, a set that is not the paper's ([the same table](../figures/kermany-cxr/table2/table2.md), three seeds; verdicts are of images only), little of this returns:
+#
+# - *DSU* raises nothing: it takes 4.5 points from Unc of AEU, in each seed, against the claim. For AE (-1.0) and MemAE (-0.5) its effect is undecided.
+# - *Repulsion* raises Unc of AEU in each seed, by 2.4 points on average, and lowers that of MemAE in each seed, by 4.7; for AE its sign changes with the seed.
+# - With both, AE, MemAE and AEU are 6.0, 4.4 and 7.2 points below repulsion alone, in each seed.
+# - Repulsion does not leave normal images as they were for MemAE: reconstruction error and disagreement rise by 10 and 11 %, in each seed by more than 5.
+# - Sharpness alone (15, turned round 85) is above every row: the best, AEU with repulsion by Unc, has 83.
 
 # %% [markdown]
 # ## Where our numbers and the paper's differ

@@ -98,10 +98,20 @@ verdicts = ex.verdicts("table3", cells["table3"])
 display(Markdown(ex.markdown(ex.show_verdicts(verdicts))))
 
 # %% [markdown]
-# **Seen in the committed run** (Brain MRI, three seeds): the paper's ranking is not to be seen. One step of it is decided, and the other way round: cosine is below Manhattan. By Unc, Euclidean and Manhattan give what no repulsion gives, within 1.2 points in every seed: in our reading of a distance hardly any gradient is left to push with ([02_redundancy](02_redundancy.ipynb)). CKA has the highest mean and a spread over its seeds that is wider than the whole column without debiased CKA; that one is lowest by both scores, 8 points or more below none in every seed. By DSU no similarity raises AUC over none by a whole point in any seed.
+# **Seen in the committed run** (Brain MRI): the paper's ranking does not reproduce (three seeds). One step of it is decided, and the other way round: cosine is below Manhattan.
+#
+# - By Unc, Euclidean and Manhattan give what no repulsion gives, within 1.2 points in every seed: in our reading of a distance hardly any gradient is left to push with ([02_redundancy](02_redundancy.ipynb)).
+# - CKA has the highest mean, and a spread over its seeds that is wider than the whole column without debiased CKA.
+# - Debiased CKA is lowest by both scores, 8 points or more below none in every seed.
+# - By DSU no similarity raises AUC over none by a whole point in any seed.
 
 # %% [markdown]
-# **On chest radiographs**, a set that is not the paper's, the same table stands in [figures/kermany-cxr](../figures/kermany-cxr/table3/table3.md): three seeds, but for Euclidean and debiased CKA, which have seed 1 alone, so that means of different seeds stand in one column. One step of the ranking holds there: by Unc CKA is above Pearson, by 6.1, 5.7 and 1.9 points. No other step is decided, and neither is CKA's lead over none, 6.1, 2.3 and -2.2 points: cosine and Pearson have lower means than none. Manhattan gives what none gives there too, within 0.6 points in every seed. By DSU none has the highest mean. On another processor seed 1 ended with 68.2 for CKA, no better than the rest.
+# **On chest radiographs**, a set that is not the paper's ([the same table](../figures/kermany-cxr/table3/table3.md); three seeds, but for Euclidean and debiased CKA, which have seed 1 alone), one step of the ranking holds: by Unc CKA is above Pearson, by 6.1, 5.7 and 1.9 points. No other step is decided.
+#
+# - CKA's lead over none is undecided, 6.1, 2.3 and -2.2 points. Cosine and Pearson have lower means than none.
+# - Manhattan gives what none gives, within 0.6 points in every seed.
+# - By DSU none has the highest mean.
+# - On another processor seed 1 ended with 68.2 for CKA, no better than the rest.
 
 # %%
 committed = results.endswith("figures/scores/brain-mri.zip") and (seeds, epochs) == ("3", 250)

@@ -135,16 +135,36 @@ for name, judged in verdicts.items():
     display(Markdown(f"**{name}**\n\n" + ex.markdown(ex.show_verdicts(judged))))
 
 # %% [markdown]
-# **Seen in the committed run** (Brain MRI): the paper's own setting (λ = 1 at z, three learners) and λ = 0 have three seeds, and so has debiased CKA at z and en2; all else has one, and one seed decides nothing. Seed 1 at λ = 1 is moreover the ensemble whose second learner ended badly ([12_table2](12_table2.ipynb), the outlier), so that it loses to every other λ by 6 points or more; the other two seeds of λ = 1 do not look like it. By DSU no λ has a higher mean than none at all, and no layer by CKA one that is higher by a point. In that one seed the layers fall into two halves: repelled in the decoder (de4 to de1) DSU is 82 or more, in the encoder (en1 to en4) 77 or less, and at en4 both scores are under 50.
+# **Seen in the committed run** (Brain MRI). The paper's setting (λ = 1 at z, three learners), λ = 0, and debiased CKA at z and en2 have three seeds. All else has one, and one seed decides nothing.
 #
-# By debiased CKA (z apart, on the processor of the series) it is the other way round: DSU is 79.5 to 89.7 in the encoder and 60.8 to 69.4 in the decoder, where Unc falls to 19.1 to 27.6, far below chance. There the learners took what the estimate pays: in the last epoch it stood at -0.06 to -0.17 over batches, below the 0 of unrelated features, and the reconstruction loss at 0.039 to 0.063, where the first learner has 0.016 ([debiased_histories.csv](../figures/brain-mri/ablations/debiased_histories.csv)). An estimate without bias can still be played. At en2 it was not: losses of 0.017 and 0.018, an estimate of 0.05 (seed 1, as all of these). Unc is highest of all layers there, so two more seeds were run: 77.1 ± 4.2, in every seed 18 points or more above no repulsion on the same processor (55.1 ± 1.7), and DSU 85.3 ± 3.3, where that has 87.8 ± 0.1. So repulsion can raise Unc by much, at another layer and by another measure than the paper's, and the whole method is no better for it. Seed 1 is the one that en2 was chosen by; the other two have 78.4 and 72.3. The highest DSU, 89.7 at en3, stands on that one seed.
+# - Seed 1 at λ = 1 is the ensemble whose second learner ended badly ([12_table2](12_table2.ipynb), the outlier): it loses to every other λ by 6 points or more. The other two seeds of λ = 1 do not look like it.
+# - By DSU no λ has a higher mean than none at all, and no layer by CKA one that is higher by a point.
+# - In that one seed the layers fall into two halves: repelled in the decoder (de4 to de1) DSU is 82 or more, in the encoder (en1 to en4) 77 or less, and at en4 both scores are under 50.
+#
+# By debiased CKA (z apart, on the processor of the series) it is the other way round:
+#
+# - DSU is 79.5 to 89.7 in the encoder (89.7 at en3, one seed) and 60.8 to 69.4 in the decoder, where Unc falls to 19.1 to 27.6, far below chance.
+# - In the decoder the learners took what the estimate pays. In the last epoch it stood at -0.06 to -0.17 over batches, below the 0 of unrelated features, and the reconstruction loss at 0.039 to 0.063, where the first learner has 0.016 ([debiased_histories.csv](../figures/brain-mri/ablations/debiased_histories.csv)). An estimate without bias can still be played.
+# - At en2 it was not: losses of 0.017 and 0.018, an estimate of 0.05 (seed 1, as all of these). Unc is highest of all layers there, so two more seeds were run: 77.1 ± 4.2, in every seed 18 points or more above no repulsion on the same processor (55.1 ± 1.7), and DSU 85.3 ± 3.3, where that has 87.8 ± 0.1. Seed 1 is the one that en2 was chosen by; the other two have 78.4 and 72.3.
+#
+# So repulsion can raise Unc by much, at another layer and by another measure than the paper's, and the whole method is no better for it.
 #
 # In the series of two to eight learners no further learner brings DSU anything: it stays within 1.2 points, 87.5 to 88.6 without repulsion and 89.6 to 90.8 with; Unc with repulsion falls from 64.9 to 58.9. Its ensemble of three repelled learners has a DSU of 90.3 where the same seed had 71.3 before.
 
 # %% [markdown]
-# **On chest radiographs**, a set that is not the paper's, the same tables stand in [figures/kermany-cxr](../figures/kermany-cxr/ablations/learners.md), mostly of one seed. In seed 1 more learners bring something there: from two to eight DSU goes from 68.0 to 72.7 without repulsion and from 55.7 to 70.6 with, Unc from 68.2 to 72.8 and from 68.4 to 71.6, most of it by the sixth. Two and three learners have three seeds, and that three beat two cannot be told for any score. The weights are in no order: 67.6, 67.4, 76.7, 73.7 and 70.4 by Unc for λ of 0 to 10 (seed 1).
+# **On chest radiographs**, a set that is not the paper's, [the same tables](../figures/kermany-cxr/ablations/learners.md) stand mostly on one seed.
 #
-# Nor do the layers fall into the halves of Brain MRI (seed 1, so nothing is decided). At en1 DSU is far below chance, 33.7 by CKA and 33.2 by debiased CKA. Apart from that layer, DSU by CKA is 61.3 to 71.4 in the encoder and 60.1 to 69.2 in the decoder, and en3 is the highest of all layers by both scores: 75.8 and 71.4, where no repulsion has 67.6 and 69.2. By debiased CKA the decoder is not below the encoder: DSU is 57.9 to 68.5 there, and 55.4 to 58.7 at en2 to en4. The learners repelled in the decoder took what the estimate pays here too: it stood at -0.02 to -0.18 in the last epoch, and the reconstruction loss at 0.022 to 0.046, where the first learner has 0.012 ([debiased_histories.csv](../figures/kermany-cxr/ablations/debiased_histories.csv)). By DSU that costs no more on this set than being repelled in the encoder; no layer repelled by debiased CKA reaches no repulsion.
+# - In seed 1 more learners bring something: from two to eight DSU goes from 68.0 to 72.7 without repulsion and from 55.7 to 70.6 with, Unc from 68.2 to 72.8 and from 68.4 to 71.6, most of it by the sixth.
+# - Two and three learners have three seeds: that three beat two is undecided for every score.
+# - The weights are in no order: 67.6, 67.4, 76.7, 73.7 and 70.4 by Unc for λ of 0 to 10 (seed 1).
+#
+# The layers do not fall into the halves of Brain MRI (seed 1, so undecided):
+#
+# - At en1 DSU is far below chance, 33.7 by CKA and 33.2 by debiased CKA.
+# - Apart from that layer, DSU by CKA is 61.3 to 71.4 in the encoder and 60.1 to 69.2 in the decoder. en3 is the highest of all layers by both scores: 75.8 and 71.4, where no repulsion has 67.6 and 69.2.
+# - By debiased CKA the decoder is not below the encoder: DSU is 57.9 to 68.5 there, and 55.4 to 58.7 at en2 to en4.
+# - The learners repelled in the decoder took what the estimate pays here too: it stood at -0.02 to -0.18 in the last epoch, and the reconstruction loss at 0.022 to 0.046, where the first learner has 0.012 ([debiased_histories.csv](../figures/kermany-cxr/ablations/debiased_histories.csv)). By DSU that costs no more on this set than being repelled in the encoder.
+# - No layer repelled by debiased CKA reaches no repulsion.
 
 # %%
 mean = {name: table.set_index(["group", "row"])["AUC"] for name, table in tables.items()}

@@ -18,7 +18,11 @@
 #
 # Out of the box it draws its own folders of phantoms, so that it runs anywhere, with learners that are barely trained: what you read below shows how things are done, not how well the method does. For your images set `normal_scans` and `new_scans`, and the paper's `epochs = 250` and `batch_size = 64`.
 #
-# **What your folder needs**: normal images only (PNG, JPEG, TIFF of 8 bits, DICOM or NIfTI; sub-folders are read), of one kind of scan, prepared alike; a few hundred at least. Of DICOM and NIfTI the middle slice is taken; others by `load_folder(folder, scan=ScanConfig(...)).train.images`, which `fit` takes as well. `new_scans` may be any folder, or one in the layout `images/` + `data.json` with labels, if you know them; then the page also says how well it did. More images of one patient belong into the same folder: if a patient's slices are both trained on and held out, the threshold comes out too low (use `fit(..., validation=...)` then).
+# **What your folder needs**: normal images only (PNG, JPEG, TIFF of 8 bits, DICOM or NIfTI; sub-folders are read), of one kind of scan, prepared alike; a few hundred at least.
+#
+# - Of DICOM and NIfTI the middle slice is taken; others by `load_folder(folder, scan=ScanConfig(...)).train.images`, which `fit` takes as well.
+# - `new_scans` may be any folder, or one in the layout `images/` + `data.json` with labels, if you know them; then the page also says how well it did.
+# - More images of one patient belong into the same folder: if a patient's slices are both trained on and held out, the threshold comes out too low (use `fit(..., validation=...)` then).
 
 # %% tags=["parameters"]
 normal_scans: str = ""  # folder of normal images; empty: phantoms are drawn into `out`

@@ -2,7 +2,7 @@
 
 A **row** is a line of a table: an ensemble's settings and a score. A **cell** is a row on one data
 set, over seeds. Rows share learners (the first of every lambda, metric and layer; the seniors) and
-ensembles (scored by several methods); `d2ue.batch` trains each once.
+ensembles (scored by several methods); `d2ue.experiments.batch` trains each once.
 
 An ensemble's AUC is that of one ranking: of its own score, not a mean over learners' AUCs.
 
