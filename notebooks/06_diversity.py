@@ -146,13 +146,10 @@ types = {"weight": float, "layer": str, "learners": int}
 by_axis = {axis: rows[rows["axis"] == axis].astype({"setting": types[axis]}) for axis in types}
 
 # %%
-columns = {"z_normal": "z-CKA", "AUC_output": "AUC of Unc", "AUC_dual": "AUC of DSU"}
+columns = ["repulsion_weight", "z_normal", "AUC_output", "AUC_dual"]
 for name, some in {"trained here": trained, "in the grid": by_axis["weight"]}.items():
-    some = some[(some["axis"] == "weight") & (some["seed"] == 0)]
-    print(f"seed 0, λ = 0 and 1, {name}:")
-    for column, title in columns.items():
-        values = [some.loc[some["repulsion_weight"] == w, column].item() for w in (0.0, 1.0)]
-        print("  {:10} {:6.2f} and {:6.2f}".format(title, *values))
+    of = some.query("axis == 'weight' and seed == 0 and repulsion_weight in (0, 1)")
+    print(f"seed 0, {name}:", of[columns].round(2).to_string(index=False), sep="\n")
 
 # %%
 repelled = by_axis["learners"][by_axis["learners"]["repulsion_weight"] > 0]

@@ -695,7 +695,7 @@ def test_a_batch_is_interrupted_without_a_traceback(bench_folder, tmp_path, when
     said += process.stderr.read()
     last = said.decode().replace("\r", "\n").strip().splitlines()[-1]
     assert process.wait(60) == 130
-    assert last == "d2ue: interrupted; the same command goes on from the last state kept."
+    assert last == "d2ue: interrupted; the same command goes on from the last state kept.", said
     assert b"Traceback" not in said and b"Warning" not in said and not (tmp_path / "out").exists()
 
 
