@@ -164,10 +164,8 @@ zs = {"z_normal": "z-CKA, normals", "unc_normal": "Unc, normals"}
 found = dv.correlations(dv.distinct(rows), zs, {"AUC_output": "Unc", "AUC_dual": "DSU"})
 display(Markdown(ex.markdown(found)))
 z = by_axis["weight"].pivot(index="seed", columns="setting", values="z_normal")
-print(
-    f"z-CKA lower at the highest λ than at the lowest: {(z.iloc[:, -1] < z.iloc[:, 0]).sum()}",
-    end="",
-)
+lower = (z.iloc[:, -1] < z.iloc[:, 0]).sum()
+print(f"z-CKA lower at the highest λ than at the lowest: {lower}", end="")
 print(f" of {len(z)} seeds; means {z.iloc[:, 0].mean():.2f} and {z.iloc[:, -1].mean():.2f}")
 
 # %% [markdown]
