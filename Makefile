@@ -45,7 +45,7 @@ figures: setup
 
 # Hostile files, settings and archives: 2000 cases of each kind (half an hour); make test tries 60.
 fuzz: setup
-	OMP_NUM_THREADS=1 D2UE_FUZZ=2000 $(python) -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py tests/test_folder.py tests/test_reliability.py tests/test_engines.py -k "fuzz or bombs or memory or killed"
+	OMP_NUM_THREADS=1 D2UE_FUZZ=2000 $(python) -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py tests/test_folder.py tests/test_reliability.py tests/test_engines.py tests/test_pages.py -k "fuzz or bombs or memory or killed or papermill"
 
 # The pages and the docstrings as a website to read: results/book/html/index.html
 book: setup

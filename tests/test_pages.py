@@ -1,5 +1,6 @@
 """Pages run from any folder, and refuse parameters that they do not have."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from d2ue.errors import InputError
 from d2ue.lessons import pages
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+TABLE3 = NOTEBOOKS / "13_table3.ipynb"
 CELL = "seeds: str = '3'  # how many\nepochs: int = 5\nrate: float = 0.1\nprogress: bool = False"
 
 
@@ -66,25 +68,30 @@ def papermill(page: Path, folder: Path, *more: str) -> subprocess.CompletedProce
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
+#: All pages take minutes: `make fuzz` runs them, `make test` one of them.
+PAGES = sorted(NOTEBOOKS.glob("*.ipynb")) if "D2UE_FUZZ" in os.environ else [TABLE3]
+
+
 @pytest.mark.parametrize("place", ["root", "notebooks", "empty"])
-def test_plain_papermill_runs_from_any_folder(place, tmp_path):
-    """Table 3 from the kept scores; what it writes goes where it was called."""
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_plain_papermill_runs_from_any_folder(page, place, tmp_path):
+    """From the kept scores or phantoms; what a page writes goes where it was called."""
     project = tmp_path / "project"
     folder = {"root": project, "notebooks": project / "notebooks", "empty": tmp_path / "empty"}[
         place
     ]
     folder.mkdir(parents=True)
-    source = shutil.copy(
-        NOTEBOOKS / "13_table3.ipynb", folder if place == "notebooks" else tmp_path
-    )
-    done = papermill(Path(source), folder, "-p", "seeds", "2", "-p", "progress", "false")
+    source = shutil.copy(page, folder if place == "notebooks" else tmp_path)
+    given = ["-p", "seeds", "2", "-p", "progress", "false"] if page == TABLE3 else []
+    done = papermill(Path(source), folder, *given)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (folder / "results" / "table3" / "table3.csv").is_file()
-    assert {p.name for p in folder.iterdir()} <= {"out.ipynb", "results", "13_table3.ipynb"}
+    assert {p.name for p in folder.iterdir()} <= {"out.ipynb", "results", page.name}
+    if page == TABLE3:
+        assert (folder / "results" / "table3" / "table3.csv").is_file()
 
 
 def test_a_mistyped_parameter_stops_the_page(tmp_path):
-    done = papermill(NOTEBOOKS / "13_table3.ipynb", tmp_path, "-p", "seed", "2")
+    done = papermill(TABLE3, tmp_path, "-p", "seed", "2")
     assert done.returncode != 0
     assert "no parameter 'seed'" in done.stderr and "Did you mean 'seeds'" in done.stderr
     assert not (tmp_path / "results").exists()
