@@ -3,7 +3,7 @@
 import os
 import signal
 
-INTERRUPTED = 130  # the exit code that shells give to Ctrl-C
+from d2ue.errors import INTERRUPTED
 
 
 def main() -> None:

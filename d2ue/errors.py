@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+INTERRUPTED = 130  # the exit code that shells give to Ctrl-C
+
 
 class D2UEError(Exception):
     """Base of every error this package raises on purpose; its text is one sentence for a person."""

@@ -53,6 +53,7 @@ import pandas as pd
 from d2ue import TrainConfig, plotting
 from d2ue import experiments as ex
 from d2ue.lessons import diversity as dv
+from d2ue.lessons import diversity_pictures as pictures
 
 dataset = dv.small_dataset(data, image_size, n_train, n_test)
 train, test = dataset.train, dataset.labelled
@@ -83,7 +84,7 @@ configs = [
     for weight in (0.0, repulsion_weight)
 ]
 ensembles, history = dv.watch_training(configs, train, images, device=device)
-curves_figure = plotting.similarity_by_epoch(history)
+curves_figure = pictures.similarity_by_epoch(history)
 plt.show()
 
 # %%
@@ -108,7 +109,7 @@ last.groupby("images").agg(["mean", "min", "max", "count"]).round(2)
 # %%
 rows = {"no repulsion": ensembles[0], "repulsion": ensembles[1]}
 features = {name: ensemble.features(test.images, "z") for name, ensemble in rows.items()}
-matrices_figure = plotting.similarity_matrices(dv.class_matrices(features, test.labels), "CKA")
+matrices_figure = pictures.similarity_matrices(dv.class_matrices(features, test.labels), "CKA")
 plt.show()
 
 # %% [markdown]
@@ -126,7 +127,7 @@ columns[f"t-SNE {perplexity // 4}, seed 0"] = ("tsne", 0, perplexity // 4)
 columns |= {f"UMAP {neighbours}, seed 0": ("umap", 0, neighbours)} if neighbours else {}
 seen = {row: every[:, shown] for row, every in features.items()}
 panels = {(row, name): dv.embed(seen[row], *how) for row in seen for name, how in columns.items()}
-embeddings_figure = plotting.embeddings(panels, test.labels[shown])
+embeddings_figure = pictures.embeddings(panels, test.labels[shown])
 plt.show()
 
 # %% [markdown]

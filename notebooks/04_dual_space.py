@@ -56,11 +56,12 @@ from d2ue import experiments as ex
 from d2ue import uncertainty as un
 from d2ue.experiments.records import score_record
 from d2ue.lessons import localisation, toy
+from d2ue.lessons import toy_pictures as pictures
 from d2ue.statistics.agreement import NAMES, among_lowest, among_lowest_by_run, mirrored
 from d2ue.store.results import DataKey, read_records
 
 crossing = toy.view(toy.train(2, noise, seed), height=height)
-figures = {"two_learners": plotting.toy_view(crossing)}
+figures = {"two_learners": pictures.toy_view(crossing)}
 plt.show()
 
 # %%
@@ -82,7 +83,7 @@ print(*toy.reading(crossing), sep="\n")
 ensembles = toy.train_many(range(n_seeds), 3, noise)
 pairs = [ensemble.first(2) for ensemble in ensembles]
 views = {f"seed {own.seed}": toy.view(own, height=height) for own in pairs}
-figures["eleven_seeds"] = plotting.toy_views(views, columns=4)
+figures["eleven_seeds"] = pictures.toy_views(views, columns=4)
 plt.show()
 
 # %% [markdown]
@@ -90,7 +91,7 @@ plt.show()
 
 # %%
 effects = toy.effects([*pairs, *ensembles], (height, 0.0))
-figures["effects"] = plotting.toy_effects(effects[effects["learners"] == 2])
+figures["effects"] = pictures.toy_effects(effects[effects["learners"] == 2])
 plt.show()
 
 # %%
@@ -109,7 +110,7 @@ print(toy.counts(effects).T.to_string())
 # The two parts along $x$, for the learners of the first picture. **Look for** the dotted line: it stays above 1 almost everywhere, also over the bands, where DSU dips below 1 whenever the learners' slopes cross.
 
 # %%
-figures["parts"] = plotting.toy_parts(crossing)
+figures["parts"] = pictures.toy_parts(crossing)
 plt.show()
 
 # %% [markdown]
@@ -118,7 +119,7 @@ plt.show()
 # Four sliders: the abnormal point's place, its height above the curve, the noise of the normal points, and the number of learners. First some positions of them as a picture, so that the page reads without a kernel; each row moves one slider. **Look for** the third row: what more learners do to Unc at the same point.
 
 # %%
-figures["sliders"] = plotting.toy_views(toy.slider_positions(noise, seed, height))
+figures["sliders"] = pictures.toy_views(toy.slider_positions(noise, seed, height))
 plt.show()
 
 # %% [markdown]
@@ -129,7 +130,7 @@ from ipywidgets import FloatSlider, HBox, IntSlider, Layout, VBox, interactive_o
 
 
 def redraw(place: float, height: float, noise: float, learners: int) -> None:
-    plotting.toy_view(toy.view(toy.train(8, round(noise, 2), seed).first(learners), place, height))
+    pictures.toy_view(toy.view(toy.train(8, round(noise, 2), seed).first(learners), place, height))
     plt.show()
 
 

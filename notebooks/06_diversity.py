@@ -52,9 +52,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from d2ue import TrainConfig, plotting
+from d2ue import TrainConfig
 from d2ue import experiments as ex
 from d2ue.lessons import diversity as dv
+from d2ue.lessons import diversity_pictures as pictures
 
 base = TrainConfig(epochs=epochs, batch_size=batch_size)
 settings = ex.Settings(
@@ -86,7 +87,7 @@ print(*dv.coverage_lines(cells), sep="\n")
 xs = {"cka_normal": "CKA on normals", "cka_abnormal": "CKA on anomalies"}
 xs |= {"unc_normal": "Unc on normals", "unc_abnormal": "Unc on anomalies"}
 ys = {"AUC_output": "AUC of Unc, %", "AUC_dual": "AUC of DSU, %"}
-scatter = plotting.diversity_scatter(table, xs, ys, dv.as_in_the_paper(table))
+scatter = pictures.diversity_scatter(table, xs, ys, dv.as_in_the_paper(table))
 plt.show()
 
 # %% [markdown]
@@ -156,7 +157,7 @@ repelled = by_axis["learners"][by_axis["learners"]["repulsion_weight"] > 0]
 panels = {"weight λ (N = 2)": by_axis["weight"], "repelled layer (N = 2)": by_axis["layer"]}
 panels["learners N (λ = 1)"] = repelled
 shown = {"z_normal": "z-CKA, normals", "AUC_output": "AUC, Unc", "AUC_dual": "AUC, DSU"}
-axes_figure = plotting.diversity_axes(panels, shown)
+axes_figure = pictures.diversity_axes(panels, shown)
 plt.show()
 
 # %%
@@ -179,7 +180,7 @@ print(f" of {len(z)} seeds; means {z.iloc[:, 0].mean():.2f} and {z.iloc[:, -1].m
 
 # %%
 titles = {"AUC_ensemble": "Ens", "AUC_output": "Unc", "AUC_dual": "DSU"}
-cost_figure = plotting.learners_cost(by_axis["learners"], titles)
+cost_figure = pictures.learners_cost(by_axis["learners"], titles)
 plt.show()
 
 # %%

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from d2ue import plotting
+from d2ue.lessons import diversity_pictures as pictures
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +19,7 @@ def test_embeddings_draw_every_learner_and_class():
     labels = np.array([0, 0, 0, 1, 1])
     points = np.random.default_rng(0).normal(size=(3, 5, 2))
     panels = {("a", "x"): points, ("a", "y"): points + 1, ("b", "x"): points + 2}
-    figure = plotting.embeddings(panels, labels)
+    figure = pictures.embeddings(panels, labels)
     drawn = [axis for axis in figure.axes if axis.collections]
     assert [axis.get_title() for axis in figure.axes[:2]] == ["x", "y"]
     assert len(drawn) == 3 and not figure.axes[3].axison  # (b, y) is not there
@@ -33,7 +34,7 @@ def test_embeddings_draw_every_learner_and_class():
 
 def test_matrices_show_their_numbers_on_one_scale():
     matrix = np.array([[1.0, 0.25], [0.25, -0.001]])
-    figure = plotting.similarity_matrices({("a", "x"): matrix, ("a", "y"): matrix / 2}, "CKA")
+    figure = pictures.similarity_matrices({("a", "x"): matrix, ("a", "y"): matrix / 2}, "CKA")
     first, second = figure.axes[:2]
     assert [t.get_text() for t in first.texts] == ["1.00", "0.25", "0.25", "0.00"]
     assert {axis.images[0].get_clim() for axis in (first, second)} == {(0, 1)}
@@ -46,7 +47,7 @@ def test_similarity_by_epoch_has_seeds_and_their_mean():
          "debiased": c}
         for w, s, e, c in [(0.0, 0, 1, 0.4), (0.0, 1, 1, 0.6), (1.0, 0, 1, 0.1), (1.0, 1, 1, 0.3)]
     ]  # fmt: skip
-    (axis,) = plotting.similarity_by_epoch(pd.DataFrame(rows)).axes
+    (axis,) = pictures.similarity_by_epoch(pd.DataFrame(rows)).axes
     named = {line.get_label(): line.get_ydata()[0] for line in axis.lines}
     assert named["no repulsion, debiased"] == pytest.approx(0.5)
     assert named["repulsion, biased"] == pytest.approx(0.3)
@@ -78,7 +79,7 @@ def test_pairs_join_one_seed_without_and_with():
 def test_scatter_fills_what_is_repelled():
     table = settings_table()
     joined = table["seed"] == 0
-    (axis,) = plotting.diversity_scatter(table, {"x": "X"}, {"y": "Y"}, joined).axes
+    (axis,) = pictures.diversity_scatter(table, {"x": "X"}, {"y": "Y"}, joined).axes
     lines = [list(line.get_ydata()) for line in axis.lines if line.get_marker() == "None"]
     assert sorted(map(len, lines)) == [0, 2]  # only the seed that is to be joined
     points = [line for line in axis.lines if line.get_marker() == "o"]
@@ -88,7 +89,7 @@ def test_scatter_fills_what_is_repelled():
 
 
 def test_axes_show_every_seed_and_the_mean():
-    (axis,) = plotting.diversity_axes({"λ": settings_table()}, {"y": "AUC"}).axes
+    (axis,) = pictures.diversity_axes({"λ": settings_table()}, {"y": "AUC"}).axes
     dots, means = axis.lines
     assert sorted(zip(dots.get_xdata(), dots.get_ydata(), strict=True)) == [
         (0, 50), (0, 80), (1, 60), (1, 70),
@@ -100,7 +101,7 @@ def test_axes_show_every_seed_and_the_mean():
 def test_cost_is_learner_epochs():
     table = settings_table()
     more = pd.concat([table, table.assign(learners=3, cost=12)])
-    figure = plotting.learners_cost(more, {"y": "Unc"})
+    figure = pictures.learners_cost(more, {"y": "Unc"})
     figure.canvas.draw()
     axis = figure.axes[0]
     named = {line.get_label(): list(line.get_ydata()) for line in axis.lines}

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from d2ue import plotting
 from d2ue.errors import InputError
 from d2ue.lessons import toy
+from d2ue.lessons import toy_pictures as pictures
 
 
 @pytest.fixture(scope="module")
@@ -139,20 +139,20 @@ def test_the_picture_shows_the_scores(pair):
     view = toy.view(pair)
     assert view.point[1] == pytest.approx(toy.curve(np.array(view.point[0])) + 1)
     assert view.at_point["output"] < 0.1  # the place was taken for its agreement
-    above, below = plotting.toy_view(view).axes
+    above, below = pictures.toy_view(view).axes
     drawn = {line.get_label(): line for line in above.lines}
     assert np.array_equal(drawn["learner 2"].get_ydata(), view.curves[1])
     assert f"DSU {view.at_point['dual']:.2g}" in above.get_title()
     drawn = {line.get_label(): line for line in below.lines}
     assert np.array_equal(drawn["DSU, std L ∇L"].get_ydata(), view.along["dual"])
-    assert len(plotting.toy_views({"a": view, "b": view}, 3).axes) == 3
-    assert len(plotting.toy_parts(view).axes) == 1
+    assert len(pictures.toy_views({"a": view, "b": view}, 3).axes) == 3
+    assert len(pictures.toy_parts(view).axes) == 1
     assert "0.00" in toy.reading(view)[2]
 
 
 def test_effects_are_drawn_by_height(pair):
     frame = toy.effects([pair], (1.0, 0.0))
-    axes = plotting.toy_effects(frame).axes
+    axes = pictures.toy_effects(frame).axes
     assert [axis.get_title().split(":")[0] for axis in axes] == [
         "points 1 above the curve", "points on the curve",
     ]  # fmt: skip

@@ -17,7 +17,6 @@ import numpy as np
 import typer
 
 from d2ue import __version__
-from d2ue.__main__ import INTERRUPTED
 from d2ue.cli.notebooks import NOTEBOOKS, TABLE_NOTEBOOKS
 from d2ue.cli.outputs import check_apart, check_file, check_maps
 from d2ue.config import METHODS, ScoreConfig, TrainConfig
@@ -35,7 +34,7 @@ from d2ue.datasets.arrays import Reading
 from d2ue.datasets.registry import ZENODO
 from d2ue.datasets.results_folder import check_result_folder, claim
 from d2ue.ensemble import resolve_device
-from d2ue.errors import D2UEError, InputError
+from d2ue.errors import INTERRUPTED, D2UEError, InputError
 from d2ue.fast.steps import check_precision
 from d2ue.similarity import SIMILARITIES
 from d2ue.store.files import check_writable, reading, write_text

@@ -1,14 +1,5 @@
-"""Every picture of the notebooks: plain arrays and tables in, a matplotlib figure out."""
+"""The pictures that several rooms share: plain arrays and tables in, a matplotlib figure out."""
 
-from d2ue.lessons.diversity_pictures import (
-    diversity_axes,
-    diversity_scatter,
-    embeddings,
-    learners_cost,
-    similarity_by_epoch,
-    similarity_matrices,
-)
-from d2ue.lessons.toy_pictures import toy_effects, toy_parts, toy_view, toy_views
 from d2ue.plotting.images import BOX_COLOUR, heat_maps, image_rows, reconstructions, score_maps
 from d2ue.plotting.scores import localisation, mirror_dots, score_histograms, training_curves
 from d2ue.plotting.style import (
@@ -38,12 +29,8 @@ __all__ = [
     "PALETTE",
     "auc_by_seed",
     "axes_grid",
-    "diversity_axes",
-    "diversity_scatter",
-    "embeddings",
     "heat_maps",
     "image_rows",
-    "learners_cost",
     "localisation",
     "mirror_dots",
     "paired_by_seed",
@@ -51,13 +38,7 @@ __all__ = [
     "reconstructions",
     "score_histograms",
     "score_maps",
-    "similarity_by_epoch",
-    "similarity_matrices",
     "table_dots",
-    "toy_effects",
-    "toy_parts",
-    "toy_view",
-    "toy_views",
     "training_curves",
     "verdict_intervals",
 ]
