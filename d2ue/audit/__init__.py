@@ -235,3 +235,9 @@ def _identifiers(files: pd.DataFrame, pattern: re.Pattern[str]) -> pd.DataFrame:
     known = ids.notna()
     parts = files["split"] + "/" + files["label"].astype(str)
     return pd.crosstab(ids[known], parts[known]).rename_axis(index="id", columns=None).reset_index()
+
+
+def chosen_pairs(found: Audit, n: int) -> np.ndarray:
+    """Rows of `found.pairs`, evenly over their coarse correlation, least alike first."""
+    order = np.argsort(found.pairs["coarse"].to_numpy(), kind="stable")
+    return order[np.unique(np.linspace(0, len(order) - 1, n).astype(int))] if len(order) else order

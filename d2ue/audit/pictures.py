@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from d2ue.audit import ALTERED, SAME, Audit, transform
+from d2ue.audit import ALTERED, SAME, Audit, chosen_pairs, transform
 from d2ue.plotting import FONT, PALETTE, axes_grid
 
 
@@ -57,8 +57,6 @@ def distances(found: Audit) -> Figure:
 
 def pairs_sheet(found: Audit, columns: int = 6, rows: int = 3) -> Figure:
     """Near duplicates side by side, evenly over how alike they are, the least alike first."""
-    from d2ue.audit.report import chosen_pairs
-
     pairs = found.pairs.iloc[chosen_pairs(found, columns * rows)]
     lines = max(1, -(-len(pairs) // columns))
     with plt.rc_context(FONT):

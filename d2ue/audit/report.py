@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from d2ue.audit import ALTERED, KINDS, SAME, SYMMETRIES, Audit, transform
+from d2ue.audit import ALTERED, KINDS, SAME, SYMMETRIES, Audit, chosen_pairs, transform
 from d2ue.audit.duplicates import clusters_of
 from d2ue.audit.files import NUMBERS, WORDS
 from d2ue.datasets.results_folder import claim
@@ -175,12 +175,6 @@ def html_page(found: Audit) -> str:
         properties=found.properties.itertuples(index=False),
         text=[line for line in text_report(found, s).splitlines() if line],
     )
-
-
-def chosen_pairs(found: Audit, n: int) -> np.ndarray:
-    """Rows of `found.pairs`, evenly over their coarse correlation, least alike first."""
-    order = np.argsort(found.pairs["coarse"].to_numpy(), kind="stable")
-    return order[np.unique(np.linspace(0, len(order) - 1, n).astype(int))] if len(order) else order
 
 
 def write_report(found: Audit, out: str | os.PathLike[str]) -> Path:
