@@ -223,59 +223,41 @@ def train_ensembles(
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def train_into(
-    store: LearnerStore,
-    configs: Sequence[TrainConfig],
-    train: ImageSet,
-    *,
-    device: str | torch.device = "auto",
-    replicas: int | None = None,
-    progress: bool = True,
-    report: Callable[[int], None] | None = None,
-) -> None:
-    """Train the learners of several ensembles into a store; Args and Raises as `train_ensembles`.
-
-    Nothing is joined, so that a hundred ensembles do not have to fit a GPU's memory.
-    """
-    learners = Learners(configs, train, resolve_device(device), store, report)
-    learners.train_all(replicas, progress)
-
-
-@torch.inference_mode(False)
-@torch.enable_grad()
-def train_learner(
-    config: TrainConfig,
-    number: int,
+def train_side_by_side(
+    wanted: Sequence[tuple[TrainConfig, int]],
     train: ImageSet,
     *,
     device: str | torch.device = "auto",
     store: LearnerStore,
     report: Callable[[int], None] | None = None,
 ) -> None:
-    """Train learner `number` of an ensemble alone; the store has its seniors, and keeps it.
+    """Train some learners as replicas of one network; the store has their seniors, and keeps them.
 
     Args:
-        config: the ensemble's settings.
-        number: from 1.
+        wanted: an ensemble's settings and the learner's number, from 1, for each; those that are
+            repelled have the same number and layer.
         train: normal images.
         device: as for `train_ensemble`.
-        store: where seniors are taken from; if the learner is there too, nothing is done.
-        report: called with the number of epochs just trained.
+        store: where seniors are taken from; a learner that is there too is not trained.
+        report: called with the number of epochs of single learners just trained.
 
     Raises:
         InputError: if the images do not fit the settings, or a senior is missing.
-        DivergedError: if the loss stops being finite.
+        DivergedError: if a loss stops being finite; the others' learners are in the store.
     """
-    config = config.replace(n_learners=max(2, number))  # so that "repels" is about this learner
-    learners = Learners([config], train, resolve_device(device), store, report)
-    names = learners.names(config)
-    for senior in names[: number - 1] if config.repels else ():
-        learner = store.get(senior)
-        if learner is None:
-            raise InputError(f"Learner {number} cannot be trained before its senior {senior}.")
-        learners.learners[senior] = learner
-    task = learners.task(config, number)
-    learners.train({names[number - 1]: task}, progress_bar(disable=True))
+    # Two learners at least, so that "repels" is about the learner that is wanted.
+    wanted = [(c.replace(n_learners=max(2, number)), number) for c, number in wanted]
+    learners = Learners([c for c, _ in wanted], train, resolve_device(device), store, report)
+    tasks = {}
+    for config, number in wanted:
+        names = learners.names(config)
+        for senior in names[: number - 1] if config.repels else ():
+            learner = learners.learners.get(senior) or store.get(senior)
+            if learner is None:
+                raise InputError(f"Learner {number} cannot be trained before its senior {senior}.")
+            learners.learners[senior] = learner
+        tasks[names[number - 1]] = learners.task(config, number)
+    learners.train(tasks, progress_bar(disable=True))
     learners.complain()
 
 

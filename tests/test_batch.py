@@ -17,14 +17,14 @@ from PIL import Image
 from d2ue.cli.notebooks import TABLE_NOTEBOOKS, find_notebook, notebook_parameters
 from d2ue.config import TrainConfig
 from d2ue.datasets.types import Dataset, ImageSet
-from d2ue.ensemble import train_ensemble
+from d2ue.ensemble import train_ensemble, train_side_by_side
 from d2ue.experiments import batch
 from d2ue.experiments import plan as planning
 from d2ue.experiments import run as running
 from d2ue.experiments.rows import Row, departures, rows
 from d2ue.experiments.run import last_report
 from d2ue.experiments.workers import Workers
-from d2ue.learners import learner_name
+from d2ue.learners import FILL, learner_name, replica_bytes
 from d2ue.progress import bar as progress_bar
 from d2ue.store.learners import Store
 from d2ue.store.results import DataKey, export, get_record, read_records, record_name
@@ -301,12 +301,12 @@ def test_a_worker_killed_from_outside_is_started_again_until_it_is_given_up(
     killed = []
 
     class KillingWorkers(Workers):
-        def submit(self, fn, task, *args):
-            future = super().submit(fn, task, *args)
-            if task.number == 1 and len(killed) < times:
+        def submit(self, fn, tasks, *args):
+            future = super().submit(fn, tasks, *args)
+            if tasks[0].number == 1 and len(killed) < times:
                 (process,) = self.pools[self.last.index(future)]._processes.values()
                 os.kill(process.pid, signal.SIGKILL)
-                killed.append(task.name)
+                killed.append(tasks[0].name)
             return future
 
     monkeypatch.setattr(running, "Workers", KillingWorkers)
@@ -447,11 +447,60 @@ def test_two_sets_of_images_of_one_name_are_not_mixed(
         batch.obtain(["table1"], batch.Settings("waves", results=places, base=base))
 
 
-def on_device(plan, store):
-    """What a GPU runs, here on the CPU."""
+def on_gpus(plan, store, gpus=1):
+    """What so many GPUs do, here on the CPU."""
     report = batch.Report()
-    running._run_on_device(running._Loop(plan, store, "cpu", report, progress_bar(disable=True)))
+    loop = running._Loop(plan, store, "cpu", report, progress_bar(disable=True))
+    running._run_on_gpus(loop, planning.groups(plan, store, gpus, 0), gpus)
     return report
+
+
+def scores_of(folder):
+    return {name: record.scores for name, record in read_records(folder).items()}
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_learners_side_by_side_are_the_same(gpus, undisturbed, base, dataset, tmp_path):
+    """Groups of replicas, on two devices in a process each; one that diverges fails by itself."""
+    hopeless = Row("hopeless", "", base.replace(learning_rate=1e25, seed=1), "dual", {}, {})
+    plan = planned([*table2(base), hopeless], dataset, tmp_path)
+    sizes = sorted(map(len, planning.groups(plan, Store(tmp_path), gpus, 0)))
+    # Three that are not repelled, then one each; of the hopeless one learner after another.
+    assert sizes == ([1] * 8 + [3] if gpus == 1 else [1] * 9 + [2])
+    report = on_gpus(plan, Store(tmp_path), gpus)
+    assert len(report.done) == 5 + 2 and len(report.skipped) == 3
+    (sentence,) = report.failed.values()
+    assert "stopped being finite" in sentence
+    alone, together = scores_of(undisturbed), scores_of(tmp_path)
+    assert alone.keys() == together.keys()
+    for name, scores in alone.items():
+        for method, values in scores.items():
+            np.testing.assert_allclose(together[name][method], values, rtol=1e-3)
+
+
+def test_each_of_several_gpus_has_a_process_that_sees_no_other():
+    with Workers(2, running.__name__, {"CUDA_VISIBLE_DEVICES": ["3", "GPU-5"]}) as workers:
+        seen = [workers.submit(os.getenv, "CUDA_VISIBLE_DEVICES") for _ in range(2)]
+        assert [future.result() for future in seen] == ["3", "GPU-5"]
+
+
+def test_groups_fit_the_memory_and_go_on_as_they_were(base, dataset, tmp_path):
+    store = Store(tmp_path)
+    plan = planned([row for row in table2(base) if not row.config.repels], dataset, tmp_path)
+    names = [task.name for task in plan.trainings()]
+    room = 2.5 * replica_bytes(base) / FILL
+    assert planning.groups(plan, store, 1, int(room))[:2] == [tuple(names[:2]), (names[2],)]
+    config, counts = plan.tasks[names[0]].config, []
+
+    def report(epochs):
+        counts.append(epochs)
+        if sum(counts) == 4:  # both learners' second epoch; the first was kept
+            raise KeyboardInterrupt
+
+    pair = [(config, 2), (config, 3)]
+    with pytest.raises(KeyboardInterrupt):
+        train_side_by_side(pair, dataset.train, store=Store(tmp_path, 0), report=report)
+    assert planning.groups(plan, store, 3, 0)[:2] == [tuple(names[1:]), (names[0],)]
 
 
 def test_learners_go_one_by_one_where_a_group_stops(
@@ -459,13 +508,15 @@ def test_learners_go_one_by_one_where_a_group_stops(
 ):
     """For a reason that is not ours, such as a GPU's library, which no CPU brings about."""
 
-    def stop(*args, **options):
-        raise RuntimeError("CUDNN_STATUS_EXECUTION_FAILED")
+    def stop(wanted, *args, **options):
+        if len(wanted) > 1:
+            raise RuntimeError("CUDNN_STATUS_EXECUTION_FAILED")
+        train_side_by_side(wanted, *args, **options)
 
-    monkeypatch.setattr(running, "train_into", stop)
+    monkeypatch.setattr(running, "train_side_by_side", stop)
     plan = planned(table2(base), dataset, tmp_path)
-    with pytest.warns(RuntimeWarning, match=r"waves side by side stopped \(RuntimeError: CUDNN"):
-        report = on_device(plan, Store(tmp_path))
+    with pytest.warns(RuntimeWarning, match=r"3 learners of waves .* \(RuntimeError: CUDNN"):
+        report = on_gpus(plan, Store(tmp_path))
     assert not report.failed and contents(tmp_path) == contents(undisturbed)
 
 
@@ -493,17 +544,6 @@ def test_an_export_is_not_trained_into(base, undisturbed, tmp_path, refused):
     settings = batch.Settings("phantom", str(tmp_path), str(file), base=base)
     with refused("is an export, which nothing can be trained into"):
         batch.obtain(["table1"], settings)
-
-
-def test_one_process_for_a_whole_device_gives_the_same(undisturbed, base, dataset, tmp_path):
-    """What a GPU runs, here on the CPU: one call for all learners, then the scores."""
-    hopeless = Row("hopeless", "", base.replace(learning_rate=1e25, seed=1), "dual", {}, {})
-    plan = planned([*table2(base), hopeless], dataset, tmp_path)
-    report = on_device(plan, Store(tmp_path))
-    assert contents(tmp_path) == contents(undisturbed)
-    assert len(report.done) == 5 + 2 and len(report.skipped) == 3
-    (sentence,) = report.failed.values()
-    assert "stopped being finite" in sentence
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU on this machine")

@@ -25,8 +25,8 @@ from tests.processes import wait_for
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 
-#: Of the batches whose workers are killed: some kills are enough each time, twenty in `make fuzz`.
-LONG = 40 if "D2UE_FUZZ" in os.environ else 12
+#: How many workers are killed in batches of so many epochs.
+KILLS, LONG = (20, 40) if "D2UE_FUZZ" in os.environ else (1, 12)
 BASE = TrainConfig(image_size=16, epochs=3, batch_size=8, n_learners=3)
 
 
@@ -113,61 +113,69 @@ def test_workers_that_are_asked_for_give_the_same_bits(dataset, undisturbed, tmp
     assert contents(tmp_path) == undisturbed
 
 
+def finish(dataset, folder, whole, run_once):
+    """The same command again until all is there: the same bits, nothing trained twice."""
+    while contents(folder) != contents(whole):
+        run_once(folder)
+    assert len(trained(folder)) == len(set(trained(folder))) == 5
+
+
 def test_workers_killed_at_random(dataset, dask, tmp_path):
-    """kill -9, and another worker comes; nothing that was finished is trained twice."""
-    whole = tmp_path / "whole"
+    """kill -9, and another worker comes."""
+    whole, over, killed, draw = tmp_path / "whole", threading.Event(), [], random.Random(0)
     run(dataset, whole, jobs=1, epochs=LONG)
-    folder, over, killed = tmp_path / "killed", threading.Event(), 0
 
     def kill():
-        nonlocal killed
-        draw = random.Random(0)
-        while killed < 20 and not over.wait(draw.uniform(0.2, 1.5)):
+        while len(killed) < KILLS and not over.wait(draw.uniform(0.2, 1.5)):
             i = draw.randrange(2)
             dask.workers[i].kill()
             dask.workers[i].wait()
             dask.workers[i] = dask.work()
-            killed += 1
+            killed.append(i)
+
+    def run_once(folder):
+        with engine(folder, scheduler=dask.address) as executor:
+            run(dataset, folder, executor, epochs=LONG)
 
     thread = threading.Thread(target=kill)
     thread.start()
     try:
-        while killed < 20 or contents(folder) != contents(whole):
-            with engine(folder, scheduler=dask.address) as executor:
-                run(dataset, folder, executor, epochs=LONG)
-            if contents(folder) == contents(whole):
+        for n in range(100):
+            finish(dataset, tmp_path / str(n), whole, run_once)
+            if len(killed) >= KILLS:
                 break
     finally:
         over.set()
         thread.join()
-    assert killed and len(trained(folder)) == len(set(trained(folder))) == 5
+    assert len(killed) >= KILLS
 
 
 def test_processes_of_this_machine_killed_at_random(dataset, tmp_path, monkeypatch):
     """The same in the pool: a worker that dies is started again, whatever it was at."""
-    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    whole, draw, killed, timers = tmp_path / "whole", random.Random(0), [], []
     run(dataset, whole, jobs=1, epochs=LONG)
-    draw, killed, timers = random.Random(0), [], []
 
     class KillingWorkers(Workers):
-        def submit(self, fn, task, *arguments):
-            future = super().submit(fn, task, *arguments)
+        def submit(self, fn, *arguments):
+            future = super().submit(fn, *arguments)
             for process in self.pools[self.last.index(future)]._processes.values():
                 timers.append(threading.Timer(draw.uniform(0.1, 1.0), self.end, [process]))
                 timers[-1].start()
             return future
 
         def end(self, process):
-            if len(killed) < 20 and process.is_alive():
+            if len(killed) < KILLS and process.is_alive():
                 killed.append(process.pid)
                 process.kill()
 
     monkeypatch.setattr(running, "Workers", KillingWorkers)
-    while contents(folder) != contents(whole):
-        run(dataset, folder, jobs=2, epochs=LONG)
+    for n in range(100):
+        finish(dataset, tmp_path / str(n), whole, lambda f: run(dataset, f, jobs=2, epochs=LONG))
+        if len(killed) >= KILLS:
+            break
     for timer in timers:
         timer.cancel()
-    assert killed and len(trained(folder)) == len(set(trained(folder))) == 5
+    assert len(killed) >= KILLS
 
 
 def test_a_scheduler_that_dies_ends_the_batch_with_a_sentence(dataset, dask, undisturbed, tmp_path):

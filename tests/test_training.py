@@ -13,7 +13,7 @@ from torch.nn.functional import gaussian_nll_loss
 
 from d2ue.backbones import Reconstruction
 from d2ue.config import TrainConfig
-from d2ue.ensemble import train_ensemble, train_ensembles, train_into, train_learner
+from d2ue.ensemble import train_ensemble, train_ensembles, train_side_by_side
 from d2ue.errors import D2UEError, DivergedError
 from d2ue.learners import TRAINING_VERSION, learner_name, learner_settings
 from d2ue.losses import reconstruction_loss, repulsion_loss, total_loss
@@ -414,11 +414,10 @@ def test_learners_trained_alone_are_the_ensemble(equal_tensors, tiny, draw_set, 
     """As a cluster does it: each by itself, with its seniors from the store."""
     config, data, store = tiny(), draw_set(20), Store(tmp_path)
     with refused("before its senior"):
-        train_learner(config, 2, data, store=store)
+        train_side_by_side([(config, 2)], data, store=store)
     for number in (1, 2):
-        train_learner(config, number, data, store=store)
-    train_into(store, [config], data, progress=False, report=pytest.fail)
-    kept = train_ensemble(config, data, progress=False, store=store)
+        train_side_by_side([(config, number)], data, store=store)
+    (kept,) = train_ensembles([config], data, progress=False, store=store, report=pytest.fail)
     equal_tensors(kept, train_ensemble(config, data, progress=False))
 
 

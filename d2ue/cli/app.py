@@ -406,9 +406,8 @@ def reproduce(
     if backbones and name not in ("table2", "all"):
         raise InputError(f"--backbones is for table2; {name} has its own.")
     processes = _jobs(jobs)
-    where = resolve_device(device)
-    if scores is None:
-        check_precision(precision, where)
+    if scores is None and not (scheduler or cluster):  # workers have devices of their own
+        check_precision(precision, resolve_device(device))
     wanted = [row for table in TABLES[name] for row in settings.rows(table)]
     chosen = settings.seed_list
     notebooks = TABLE_NOTEBOOKS if name == "all" else (name,)

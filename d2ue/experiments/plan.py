@@ -16,14 +16,15 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from d2ue.backbones import Autoencoder
 from d2ue.config import TrainConfig
 from d2ue.datasets.types import Dataset
 from d2ue.ensemble import resolve_device
 from d2ue.experiments.rows import Row
-from d2ue.learners import check_images, fitting_replicas, learner_name
+from d2ue.learners import MOST_REPLICAS, check_images, fitting_replicas, learner_name
 from d2ue.store.learners import Store
 from d2ue.store.results import DataKey, has_record, record_name
-from d2ue.training import LearnerTask, train_learners
+from d2ue.training import LearnerTask, shared_settings, train_learners
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,59 @@ def _add(made: Plan, store: Store, position: int, config: TrainConfig, control: 
     made.add(scoring)
 
 
+#: Names of tasks that are done together: learners as replicas of one network, or a single task.
+Group = tuple[str, ...]
+
+
+def groups(planned: Plan, store: Store, gpus: int, memory: int) -> list[Group]:
+    """What each of some GPUs does at a time: all are busy, and each group fits a GPU's memory.
+
+    A group that was left in the middle is formed again as it was.
+
+    Args:
+        planned: what there is to do.
+        store: where trainings were left in the middle.
+        gpus: how many.
+        memory: of each in bytes; 0 where it is not known: groups that turn out too large are
+            halved when they are trained.
+    """
+    tasks = planned.tasks
+    made = [names for names in store.left_off() if names and tasks.keys() >= set(names)]
+    begun = {name for names in made for name in names}
+    alike: dict[object, list[str]] = {}
+    for name, task in tasks.items():
+        kind: object = name
+        if task.kind == "train":
+            repelled = bool(task.needs)
+            number = task.number if repelled else 0
+            kind = (task.data, number, shared_settings(task.config, repelled))
+        if name not in begun:
+            alike.setdefault(kind, []).append(name)
+    for names in alike.values():
+        task = tasks[names[0]]
+        most = -(-len(names) // gpus)
+        if task.kind == "train":
+            seniors = len(task.needs) * len(planned.datasets[task.data].train)
+            fitting = MOST_REPLICAS
+            if memory:
+                fitting = fitting_replicas(
+                    memory, task.config, seniors * feature_bytes(task.config)
+                )
+            most = min(most, fitting)
+        made += [tuple(names[i : i + most]) for i in range(0, len(names), most)]
+    return made
+
+
+def feature_bytes(config: TrainConfig) -> int:
+    """Bytes of one learner's feature of one image at the layer that is repelled."""
+    with torch.device("meta"):
+        network = Autoencoder(config.backbone, 1, config.image_size).eval()
+        images = torch.empty(1, 1, 1, config.image_size, config.image_size)
+        feature = network(images, config.layer).feature
+    assert feature is not None
+    return feature.nbytes
+
+
 def describe(planned: Plan, seconds: float | None = None) -> list[str]:
     """What a plan would do, a line each: for `--dry-run`."""
     lines = [
@@ -176,8 +230,8 @@ def seconds_for(planned: Plan, jobs: int = 0, device: str = "auto") -> float:
             alike = sum(other.config.backbone == c.backbone for other in trainings)
             step_seconds[kind] = _time_step(c, images[: c.batch_size], where, alike)
         costs[task.name] = step_seconds[kind] * c.epochs * (len(images) // c.batch_size)
-    if where.type != "cpu":  # side by side in one process
-        return sum(costs.values())
+    if where.type != "cpu":
+        return sum(costs.values()) / visible(where)
     return _until_done(trainings, costs, min(jobs or cores(), cores()))
 
 
@@ -202,6 +256,11 @@ def _until_done(tasks: Sequence[Task], costs: Mapping[str, float], jobs: int) ->
         seniors = max((until.get(name, 0.0) for name in task.needs), default=0.0)
         until[task.name] = seniors + costs[task.name]
     return max([sum(costs.values()) / jobs, *until.values()])
+
+
+def visible(device: torch.device) -> int:
+    """How many devices a name stands for: "cuda" for all GPUs that this process may use."""
+    return torch.cuda.device_count() if str(device) == "cuda" else 1
 
 
 def cores() -> int:

@@ -2,14 +2,13 @@
 
 What is finished stands in the store, so a batch that was stopped, however hard, goes on where it
 was, and two batches that want the same learner share the work: one trains it, the other takes it.
-On a CPU a task has one thread, wherever it runs; on a GPU learners train as replicas of one network
-in this process.
+On a CPU a task has one thread, wherever it runs; on a GPU learners train in groups, as replicas of
+one network. Several GPUs have a process each.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
@@ -28,9 +27,9 @@ from typing import Any
 import torch
 
 from d2ue.datasets.types import Dataset
-from d2ue.ensemble import join, resolve_device, train_into, train_learner
+from d2ue.ensemble import join, resolve_device, train_side_by_side
 from d2ue.errors import D2UEError, InputError
-from d2ue.experiments.plan import Plan, Task, cores, one_thread
+from d2ue.experiments.plan import Group, Plan, Task, cores, groups, one_thread, visible
 from d2ue.experiments.records import score_control, score_record
 from d2ue.experiments.workers import Here, Workers
 from d2ue.fast.steps import free_memory, is_memory_error
@@ -78,8 +77,9 @@ def run(
         planned: from `plan`.
         store: where learners, states and scores are kept.
         jobs: processes side by side on a CPU; 0 = one a core; 1 = this process alone. Not looked
-            at on a GPU. With an executor: tasks handed to it at a time; 0 = all that can begin.
-        device: as for `d2ue.ensemble.train_ensemble`; with an executor "auto" is the CPU.
+            at on GPUs. With an executor: tasks handed to it at a time; 0 = all that can begin.
+        device: as for `d2ue.ensemble.train_ensemble`, but "cuda" is all GPUs that can be seen; with
+            an executor it is the workers', and "auto" the CPU.
         progress: whether to show a bar over all that is to be done, with the time left.
         executor: what tasks are handed to in place of processes of this machine, such as a Dask
             client's `get_executor()`. Its workers must see the store's folder under its path.
@@ -87,64 +87,62 @@ def run(
     report = Report(cached=len(planned.cached), data=planned.keys)
     for name, position in planned.cached.items():
         rename_data(store, name, planned.keys[position].name)
-    if executor is not None and device == "auto":
+    if executor is None:
+        device = str(resolve_device(device))
+    elif device == "auto":
         device = "cpu"
-    where = resolve_device(device)
     tasks = planned.tasks
+    singly = [(name,) for name in tasks]
     total = sum(task.epochs() for task in tasks.values())
     with progress_bar(
         total=total, desc="batch", unit="epoch", disable=not progress, smoothing=0.05
     ) as bar:
-        loop = _Loop(planned, store, str(where), report, bar)
+        loop = _Loop(planned, store, device, report, bar)
         if executor is not None:
-            loop.work_elsewhere(tasks, executor, jobs or len(tasks))
-        elif where.type != "cpu":
-            _run_on_device(loop)
+            parts = groups(planned, store, jobs or 1, 0) if device.startswith("cuda") else singly
+            loop.work_elsewhere(parts, executor, jobs or len(tasks))
+        elif device.startswith("cuda"):
+            where = torch.device(device)
+            gpus, memory = visible(where), torch.cuda.get_device_properties(where).total_memory
+            _run_on_gpus(loop, groups(planned, store, gpus, memory), gpus)
+        elif device != "cpu":
+            loop.work(singly)
         elif (jobs or cores()) == 1:
             with one_thread():
-                loop.work(tasks)
+                loop.work(singly)
         elif tasks:
             jobs = min(jobs or cores(), len(tasks))
             with Workers(jobs, __name__) as workers:
-                loop.work_elsewhere(tasks, workers, jobs)
+                loop.work_elsewhere(singly, workers, jobs)
     _keep_failures(planned, store, report)
     return report
 
 
-def _run_on_device(loop: _Loop) -> None:
-    """All learners of a data set as replicas in this process; then the scores."""
-    store, done = loop.store, loop.report.done
-    for position, dataset in enumerate(loop.planned.datasets):
-        tasks = {name: t for name, t in loop.planned.tasks.items() if t.data == position}
-        configs = [task.config for task in tasks.values() if task.kind == "score" and task.needs]
-        update, device = loop.bar.update, loop.device
-        try:
-            train_into(store, configs, dataset.train, device=device, progress=False, report=update)
-        except D2UEError:
-            pass  # the others' learners are in the store; this one fails again below, by itself
-        except Exception as error:
-            warnings.warn(
-                f"Training learners of {dataset.name} side by side stopped ({_sentence(error)}); "
-                "the rest are trained one by one, which is slower.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        done += [name for name, t in tasks.items() if t.kind == "train" and store.has(name)]
-        loop.work({name: task for name, task in tasks.items() if name not in done})
+def _run_on_gpus(loop: _Loop, parts: Sequence[Group], gpus: int) -> None:
+    """One GPU is this process's; several have a process each, which sees no other."""
+    if gpus == 1:
+        loop.work(parts)
+        return
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+    with Workers(gpus, __name__, {"CUDA_VISIBLE_DEVICES": seen.split(",")}) as workers:
+        loop.work_elsewhere(parts, workers, gpus)
 
 
 class _Loop:
-    """Hands tasks to an executor as soon as what they need is there, in the plan's order."""
+    """Hands groups of tasks to an executor as soon as what they need is there, in the plan's order.
+
+    A group that fails is done again task by task.
+    """
 
     def __init__(self, planned: Plan, store: Store, device: str, report: Report, bar: Any) -> None:
         self.planned, self.store, self.device = planned, store, device
-        self.report, self.bar = report, bar
+        self.tasks, self.report, self.bar = planned.tasks, report, bar
         self.notes: Path | None = None
         self.lost: Counter[str] = Counter()
         self.counted: Counter[str] = Counter()
         self.to_send: set[str] = set()  # names of tasks whose worker had not got the images
 
-    def work_elsewhere(self, tasks: Mapping[str, Task], engine: Executor, most: int) -> None:
+    def work_elsewhere(self, parts: Sequence[Group], engine: Executor, most: int) -> None:
         """The same in other processes, which keep notes in the store of how far they are.
 
         When the folder of notes is gone, the batch is over, and what still runs anywhere stops.
@@ -159,98 +157,127 @@ class _Loop:
             notes = tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True)
         with notes as name:
             self.notes = Path(name)
-            self.work(tasks, engine, most)
+            self.work(parts, engine, most)
 
-    def work(
-        self, tasks: Mapping[str, Task], engine: Executor | None = None, most: int = 1
-    ) -> None:
-        """Until nothing is left to do; at most `most` tasks are handed over at a time."""
+    def work(self, parts: Sequence[Group], engine: Executor | None = None, most: int = 1) -> None:
+        """Until nothing is left to do; at most `most` groups are handed over at a time."""
         engine = engine or Here()
-        graph = TopologicalSorter({name: t.needs & tasks.keys() for name, t in tasks.items()})
+        home = {name: part for part in parts for name in part}
+        needs = {part: {n for name in part for n in self.tasks[name].needs} for part in parts}
+        graph = TopologicalSorter(
+            {part: {home[n] for n in needs[part] & home.keys()} for part in parts}
+        )
         graph.prepare()
-        ready: set[str] = set()
-        running: dict[Future[str], Task] = {}
+        left = {part: set(part) for part in parts}
+        order = {name: i for i, name in enumerate(self.tasks)}
+        ready: list[Group] = []
+        running: dict[Future[str], Group] = {}
+
+        def end(names: Iterable[str]) -> None:
+            for name in names:
+                left[home[name]].remove(name)
+                if not left[home[name]]:
+                    graph.done(home[name])
+
         try:
             while graph.is_active():
-                ready.update(graph.get_ready())
-                for task in [task for name, task in tasks.items() if name in ready]:
+                ready = sorted([*ready, *graph.get_ready()], key=lambda part: order[part[0]])
+                for part in tuple(ready):
                     if len(running) >= most:
                         break
-                    if self._is_settled(task):
-                        graph.done(task.name)
-                    elif self.store.is_claimed(task.name):
+                    if any(map(self.store.is_claimed, part)):
                         continue  # another batch is at it
-                    else:
-                        running[self._submit(task, engine)] = task
-                    ready.remove(task.name)
+                    ready.remove(part)
+                    missing = tuple(name for name in part if not self._is_settled(name))
+                    end(set(part) - set(missing))
+                    if missing:
+                        running[self._submit(missing, engine)] = missing
                 if ready and not running:
                     time.sleep(LOOK)
                 for future in wait(running, LOOK, FIRST_COMPLETED).done:
-                    task = running.pop(future)
-                    if self._has_ended(task, future):
-                        graph.done(task.name)
-                    else:
-                        ready.add(task.name)
+                    part = running.pop(future)
+                    again = self._ended(part, future)
+                    ready += again
+                    end(set(part).difference(*again))
                 if self.notes:
-                    for task in running.values():
-                        done = (self.notes / task.name).read_text().partition("\t")[0]
-                        self._count_to(task, int(done or 0))
+                    for part in running.values():
+                        done = (self.notes / part[0]).read_text().partition("\t")[0]
+                        self._count_to(part[0], int(done or 0))
         finally:
             for future in running:
                 future.cancel()
 
-    def _is_settled(self, task: Task) -> bool:
+    def _is_settled(self, name: str) -> bool:
         """Whether there is nothing to do: another batch was quicker, or what it needs failed."""
+        task = self.tasks[name]
         is_done = task.is_done(self.store)
         if not is_done and all(map(self.store.has, task.needs)):
             return False
         if not is_done:
-            self.report.skipped.append(self.planned.titles[task.name])
-        self._count_to(task, task.epochs())
+            self.report.skipped.append(self.planned.titles[name])
+        self._count_to(name, task.epochs())
         return True
 
-    def _submit(self, task: Task, engine: Executor) -> Future[str]:
-        dataset: Dataset | None = self.planned.datasets[task.data]
-        report: Callable[[int], None] = functools.partial(self._count, task)
+    def _submit(self, part: Group, engine: Executor) -> Future[str]:
+        tasks = [self.tasks[name] for name in part]
+        dataset: Dataset | None = self.planned.datasets[tasks[0].data]
+
+        def count(epochs: int) -> None:
+            self._count_to(part[0], self.counted[part[0]] + epochs)
+
+        report: Callable[[int], None] = count
         if self.notes:
-            report = _Note(self.notes / task.name, self.planned.titles[task.name], task.epochs())
+            title = self.planned.titles[part[0]]
+            title += f" and {len(part) - 1} more" if len(part) > 1 else ""
+            report = _Note(self.notes / part[0], title, sum(task.epochs() for task in tasks))
             with writing(report.file):
                 report.file.write_text("")
-            if task.name not in self.to_send:
+            if part[0] not in self.to_send:
                 dataset = None
-        key, interval = self.planned.keys[task.data], self.store.state_interval
+        key, interval = self.planned.keys[tasks[0].data], self.store.state_interval
         folder = self.store.folder.resolve()
-        return engine.submit(_do, task, key, dataset, folder, interval, self.device, report)
+        return engine.submit(_do, tasks, key, dataset, folder, interval, self.device, report)
 
-    def _has_ended(self, task: Task, future: Future[str]) -> bool:
-        """Whether a task is over; else it is to be handed over again."""
+    def _ended(self, part: Group, future: Future[str]) -> list[Group]:
+        """Take what became of a group; what is returned is to be handed over again."""
         try:
             sentence = future.result()
         except Exception as error:  # the engine's own, as when a process was lost: ours are told
-            self.lost[task.name] += 1
-            if self.lost[task.name] < ATTEMPTS:
-                self._count_to(task, 0)
-                return False
+            self.lost[part[0]] += 1
+            if self.lost[part[0]] < ATTEMPTS:
+                self._count_to(part[0], 0)
+                return [part]
             sentence = (
                 f"its process was ended {ATTEMPTS} times from outside ({type(error).__name__}): "
                 "is the memory full? Try fewer --jobs."
             )
         if sentence == SEND_DATA:
-            self.to_send.add(task.name)
-            return False
-        if sentence:
-            self.report.failed[self.planned.titles[task.name]] = sentence
-        else:
-            self.report.done.append(task.name)
-        self._count_to(task, task.epochs())
-        return True
+            self.to_send.add(part[0])
+            return [part]
+        again: list[Group] = []
+        for name in part:
+            self._count_to(name, self.tasks[name].epochs())
+            if not sentence or self.tasks[name].is_done(self.store):
+                self.report.done.append(name)
+            elif len(part) > 1:
+                self._count_to(name, 0)
+                again.append((name,))
+            else:
+                self.report.failed[self.planned.titles[name]] = sentence
+        if again and len(again) == len(part):
+            warnings.warn(
+                f"{len(part)} learners of {self.planned.keys[self.tasks[part[0]].data].name} could "
+                f"not be trained side by side ({sentence}); they are trained one by one, which is "
+                "slower.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return again
 
-    def _count(self, task: Task, epochs: int) -> None:
-        self._count_to(task, self.counted[task.name] + epochs)
-
-    def _count_to(self, task: Task, epochs: int) -> None:
-        self.bar.update(epochs - self.counted[task.name])
-        self.counted[task.name] = epochs
+    def _count_to(self, name: str, epochs: int) -> None:
+        """So many epochs are done of a task; a group in work counts as its first."""
+        self.bar.update(epochs - self.counted[name])
+        self.counted[name] = epochs
 
 
 @dataclass
@@ -285,7 +312,7 @@ _sent: dict[DataKey, Dataset] = {}
 
 
 def _do(
-    task: Task,
+    tasks: Sequence[Task],
     key: DataKey,
     dataset: Dataset | None,
     folder: Path,
@@ -293,7 +320,7 @@ def _do(
     device: str,
     report: Callable[[int], None],
 ) -> str:
-    """Train one learner (its seniors are in the store), or score one ensemble, here or in a worker.
+    """Train some learners (their seniors are in the store) or score one ensemble, wherever it is.
 
     Without `dataset` that is the one which this process was sent last. Returns "", `SEND_DATA`, or
     why it failed: a defect of ours, too, must not stop the other cells.
@@ -303,13 +330,15 @@ def _do(
         return SEND_DATA
     _sent.clear()
     _sent[key] = dataset
-    store, c = Store(folder, interval), task.config
+    store, task = Store(folder, interval), tasks[0]
+    c = task.config
     try:
         report(0)
         if device == "cpu":
             torch.set_num_threads(1)
         if task.kind == "train":
-            train_learner(c, task.number, dataset.train, device=device, store=store, report=report)
+            wanted = [(t.config, t.number) for t in tasks]
+            train_side_by_side(wanted, dataset.train, device=device, store=store, report=report)
             return ""
         ensemble = None
         if task.needs:

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
@@ -31,9 +31,12 @@ class Workers(Executor):
     Args:
         jobs: how many; at most as many tasks may be handed over at a time.
         needed: the module that tasks need.
+        environment: variables of their environment, a value a worker.
     """
 
-    def __init__(self, jobs: int, needed: str) -> None:
+    def __init__(
+        self, jobs: int, needed: str, environment: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         # A server that has torch loaded starts a process in a moment, and with none of the threads
         # and locks of this one; torch._dynamo, which the first optimiser of a process imports,
         # takes longer than a small learner.
@@ -42,11 +45,15 @@ class Workers(Executor):
         if served:
             self.context.set_forkserver_preload([needed, "torch._dynamo"])
         self.theirs, self.ours = self.context.Pipe(duplex=False)
-        self.pools = [self._pool() for _ in range(jobs)]
+        self.environments = [
+            {key: values[i] for key, values in (environment or {}).items()} for i in range(jobs)
+        ]
+        self.pools = [self._pool(i) for i in range(jobs)]
         self.last: list[Future[Any] | None] = [None] * jobs
 
-    def _pool(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, self.context, _begin, (self.theirs,))
+    def _pool(self, i: int) -> ProcessPoolExecutor:
+        given = self.theirs, self.environments[i]
+        return ProcessPoolExecutor(1, self.context, _begin, given)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have a free worker do it; there must be one."""
@@ -55,7 +62,7 @@ class Workers(Executor):
             try:
                 future = self.pools[free].submit(fn, *args, **kwargs)
             except BrokenExecutor:  # its process is gone
-                self.pools[free] = self._pool()
+                self.pools[free] = self._pool(free)
                 future = self.pools[free].submit(fn, *args, **kwargs)
         self.last[free] = future
         return future
@@ -68,8 +75,9 @@ class Workers(Executor):
         self.theirs.close()
 
 
-def _begin(pipe: Connection) -> None:
-    """In a worker, before its first task."""
+def _begin(pipe: Connection, environment: Mapping[str, str]) -> None:
+    """In a worker, before its first task, which is what makes it look for GPUs."""
+    os.environ.update(environment)
     # Ctrl-C reaches every process of the terminal; the batch's own decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock_within_process()

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 
 from d2ue.backbones import Autoencoder
 from d2ue.config import TrainConfig
@@ -223,6 +224,7 @@ class Store:
         tensors = {key: value.detach().cpu() for key, value in state.tensors.items()}
         header = {
             "format": STATE_FORMAT,
+            "names": " ".join(names),
             "sha256": digest(tensors),
             "epoch": str(state.epoch),
             "threads": str(state.threads),
@@ -240,6 +242,14 @@ class Store:
     def forget_state(self, names: Sequence[str]) -> None:
         """Drop the state of a training that is finished."""
         self._state_file(names).unlink(missing_ok=True)
+
+    def left_off(self) -> list[tuple[str, ...]]:
+        """Names of the learners of each training left in the middle; a group goes on as one."""
+        left = []
+        for path in sorted((self.folder / "states").glob("*.safetensors")):
+            with contextlib.suppress(OSError, SafetensorError), safe_open(path, "pt") as file:
+                left.append(tuple((file.metadata() or {}).get("names", "").split()))
+        return left
 
     def _state_file(self, names: Sequence[str]) -> Path:
         key = hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
