@@ -88,6 +88,7 @@ plt.show()
 # - **Interval**: where the mean AUC would fall with other test images of the same kind. Near duplicates count as one piece of evidence (DeLong's variance over clusters of them, after Obuchowski, of placement values averaged over seeds).
 # - **Seeds**: from five on, their spread is in the interval too. Under five it is of images only, and says so; a verdict then also asks that every seed points the same way, and other seeds may still turn it round.
 # - **Verdict**: a paired comparison by seed and by image, corrected for the number of claims made of one table on one data set (Holm).
+# - **No effect** is shown, not assumed: what is decided neither way is tested for keeping within 2 points of AUC (two one-sided tests; the margin is ours). Where that fails too, the verdict says about how many seeds would decide, if value and spread stayed as they are; *more images* where no number of seeds would.
 #
 # Which images are of one patient is not known beyond near duplicates, so the intervals are still narrower than they ought to be.
 

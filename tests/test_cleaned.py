@@ -141,7 +141,7 @@ def test_verdicts_of_both_splits(cells):
     assert len(frame) == 5  # AE's; the other backbones were not run
     line = frame.loc["AE: both beat RAR alone"]
     assert line["verdict_published"] == "holds (3 seeds, images only)"
-    assert line["verdict_cleaned"] == "cannot tell with 3 seeds"
+    assert line["verdict_cleaned"] == "no effect above 2 points (3 seeds, images only)"
     assert line["difference_published"] > 10 > abs(line["difference_cleaned"])
     assert "31 clusters" in line["independence_cleaned"]
     both = cleaned.cleaned_verdicts([*cells["table2"], *cells["controls"]], CLUSTERS, "controls")

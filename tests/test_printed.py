@@ -55,17 +55,17 @@ def test_claims_of_two_sets_side_by_side(tmp_path, refused):
         row = {"dataset": name, "claim": f"x {column}", column: 1.25, "verdict": verdict} | values
         pd.DataFrame([row]).to_csv(tmp_path / name / "table2" / f"{file}.csv")
     found = read_claims([tmp_path / "a", tmp_path / "b"])
-    assert counts(found) == {"hold": 1, "do not": 0, "are undecided": 1}
+    assert list(counts(found).values()) == [1, 0, 0, 1]
     lines = claims_text(found).splitlines()
     assert len(lines) == 3 and lines[0].split() == ["table", "claim", "a", "b"]
     assert "holds +1.2 [+0.5, +2.0]" in lines[1] and "not run" in lines[1]
     assert "undecided 1.25 [0.50, 2.00]" in lines[2] and lines[2].endswith("not run")
-    assert "1 hold, 0 do not, 1 are undecided" in claims_markdown(found)
+    assert "1 hold, 0 do not, 0 have no effect above 2 points, 1 are undecided" in claims_markdown(found)
     with refused("no verdicts"):
         read_claims([tmp_path])
 
 
-@pytest.mark.parametrize("words", ["holds", "does not hold", "cannot tell", "not run"])
+@pytest.mark.parametrize("words", ["holds", "does not hold", "no effect", "cannot tell", "not run"])
 def test_every_verdict_is_counted_once(words):
     found = counts(pd.DataFrame({"verdict": [words]}))
     assert sum(found.values()) == (words != "not run")

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from d2ue.statistics.significance import Estimate
-from d2ue.statistics.verdicts import COLUMNS, Claim, equivalence, holm, judge, verdict
+from d2ue.statistics.verdicts import (
+    COLUMNS,
+    Claim,
+    equivalence,
+    holm,
+    judge,
+    seeds_to_decide,
+    verdict,
+)
 
 
 def an_estimate(value=0.1, se=0.03, per_seed=None, df=math.inf):
@@ -177,3 +185,60 @@ def test_claims_without_meaning(refused):
     for p in ([0.5, -0.1], [float("nan")], [[0.5]]):
         with refused("p-values"):
             holm(p)
+
+
+def above(value, se=0.004, per_seed=None):
+    """A claim of a higher AUC, to which 0.02 is nothing."""
+    return Claim("above", an_estimate(value, se, per_seed, df=50), negligible=0.02)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.015, "holds"),  # decided is decided, however small
+        (-0.015, "does not hold"),
+        (0.002, "no effect"),
+        # t(50): within 0.02 below 0.02 - 1.676 · 0.004 = 0.0133, above 0 beyond 2.009 · 0.004.
+        (0.0, "no effect"),
+    ],
+)
+def test_no_effect_is_shown(value, expected):
+    assert judge([above(value)]).verdict.item() == expected
+    assert judge([above(value, se=0.02)]).verdict.item() == "cannot tell"
+    strays = [value, value, value + 0.03, value - 0.03]  # under five seeds each must keep within
+    assert judge([above(value, 0.004, strays)]).verdict.item() == "cannot tell"
+
+
+def test_no_effect_is_a_family_of_its_own():
+    """Holm's over the claims to which something is negligible: 0.03 alone is enough, twice not."""
+    # The p-value of keeping within 0.02: t(50) tail of 1.92 is 0.0303.
+    claim = above(0.02 - 1.92 * 0.01, 0.01)
+    directed = Claim("keeps", an_estimate(0.0, 0.01), 0.1)
+    one, two = judge([claim, directed]), judge([claim, above(0.02 - 1.92 * 0.01, 0.01)])
+    assert one.p_no_effect[0] == pytest.approx(stats.t.sf(1.92, 50))
+    assert one.verdict.tolist() == ["no effect", "holds"] and np.isnan(one.p_no_effect[1])
+    assert two.p_no_effect.tolist() == pytest.approx([2 * stats.t.sf(1.92, 50)] * 2)
+    assert two.verdict.tolist() == ["cannot tell"] * 2
+
+
+def test_how_many_seeds_would_decide():
+    """The first n with 2 P(T(n - 1) > 0.03 / sqrt(0.005² + s² / n)) < 0.05, by trying."""
+    per_seed = [0.0, 0.03, 0.06]
+    claim = Claim("above", an_estimate(0.03, 0.005, per_seed))
+    s = np.std(per_seed, ddof=1)
+    tried = [2 * stats.t.sf(0.03 / math.hypot(0.005, s / n**0.5), n - 1) for n in range(5, 20)]
+    assert seeds_to_decide(claim) == 5 + next(i for i, p in enumerate(tried) if p < 0.05) == 8
+    # With their spread in se already, the images' part is what is left of it.
+    several = [0.0, 0.03, 0.06, 0.0, 0.06]
+    whole = math.hypot(0.005, np.std(several, ddof=1) / 5**0.5)
+    assert seeds_to_decide(Claim("above", an_estimate(0.03, whole, several))) == 8
+    assert seeds_to_decide(Claim("above", an_estimate(0.03, 0.02, per_seed))) == math.inf
+    assert math.isnan(seeds_to_decide(Claim("above", an_estimate(0.03, 0.005, [0.03]))))
+    # So small a value is not above 0 with any number, but shown to be nothing with a few.
+    nothing = dataclasses.replace(claim, estimate=an_estimate(0.0, 0.002, [-0.01, 0.0, 0.01]))
+    assert seeds_to_decide(nothing) == math.inf
+    assert seeds_to_decide(dataclasses.replace(nothing, negligible=0.02)) == 5
+    keeps = Claim("keeps", an_estimate(0.02, 0.005, per_seed), 0.05)
+    assert 5 < seeds_to_decide(keeps) < 20
+    assert judge([claim, above(0.5)]).seeds_needed.isna().tolist() == [False, True]
+    assert judge([above(0.03, 0.02, per_seed)]).seeds_needed.item() == math.inf

@@ -27,6 +27,9 @@ from d2ue.store.results import RECONSTRUCTION
 #: ours, about what two seeds of one setting differ by.
 KEPT_WITHIN = 1.05
 
+#: Differences in AUC up to this are no effect; the margin is ours.
+NEGLIGIBLE = 0.02
+
 #: Better and worse, as (label, group), and what the paper says.
 Pair = tuple[str, tuple[str, str], tuple[str, str]]
 
@@ -122,13 +125,22 @@ def _judged(claims: Sequence[Claim], show: Callable[[float], float]) -> pd.DataF
     ]
     # One seed agrees with itself: it decides nothing, whatever its images say.
     judged.loc[judged["n_seeds"] < 2, "verdict"] = "cannot tell"
-    words = []
-    for verdict, n, sources in judged[["verdict", "n_seeds", "sources"]].itertuples(index=False):
-        seeds = f"{n} seed" if n == 1 else f"{n} seeds"
-        unknown = verdict == "cannot tell"
-        words.append(f"{verdict} with {seeds}" if unknown else f"{verdict} ({seeds}, {sources})")
-    judged["verdict"] = words
+    judged["verdict"] = [_said(line) for line in judged.to_dict("records")]
     return judged
+
+
+def _said(line: dict) -> str:
+    """A verdict with what it rests on: "holds (3 seeds, images only)"."""
+    n, needed = line["n_seeds"], line["seeds_needed"]
+    seeds = f"{n} seed{'s' * (n > 1)}"
+    if line["verdict"] == "no effect":
+        return f"no effect above {100 * NEGLIGIBLE:.0f} points ({seeds}, {line['sources']})"
+    if line["verdict"] != "cannot tell":
+        return f"{line['verdict']} ({seeds}, {line['sources']})"
+    if np.isnan(needed):
+        return f"cannot tell with {seeds}"
+    would = "more images" if np.isinf(needed) else f"about {needed:.0f} seeds"
+    return f"cannot tell with {seeds}; {would} would"
 
 
 def _central(group: str, with_: Cell, without: Cell) -> list[Claim]:
@@ -178,7 +190,7 @@ def _auc_claim(text: str, better: Cell | None, worse: Cell | None) -> Claim | No
         return None
     scores = better.scores(seeds=seeds), worse.scores(seeds=seeds)
     estimate = auc_difference(better.labels, *scores, clusters=better.clusters)
-    return Claim(text, estimate)
+    return Claim(text, estimate, negligible=NEGLIGIBLE)
 
 
 def _pairs(table: str, cells: Iterable[tuple[str, str]]) -> list[Pair]:

@@ -117,8 +117,12 @@ def _dots(axis: Axes, y: int, line: pd.Series) -> None:
     axis.plot(line["code_AUC"], y, "x", color="0.4", markersize=6)
 
 
-#: Colour of a verdict; the same three in every picture, told apart by their shape too.
-VERDICT_LOOKS = {"holds": (PALETTE[2], "o"), "does not hold": (PALETTE[3], "s")}
+#: Colour of a verdict; the same in every picture, told apart by their shape too.
+VERDICT_LOOKS = {
+    "holds": (PALETTE[2], "o"),
+    "does not hold": (PALETTE[3], "s"),
+    "no effect": (PALETTE[0], "v"),
+}
 
 
 def verdict_intervals(verdicts: pd.DataFrame, about: str = "") -> Figure:
@@ -164,7 +168,7 @@ def verdict_intervals(verdicts: pd.DataFrame, about: str = "") -> Figure:
         ]
         seed = {"marker": "|", "markersize": 10, "linestyle": "", "color": "0.3"}
         handles.append(plt.Line2D([], [], **seed, label="one seed"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=10)
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=10)
         sns.despine(figure)
     return figure
 
