@@ -60,7 +60,8 @@ def test_claims_of_two_sets_side_by_side(tmp_path, refused):
     assert len(lines) == 3 and lines[0].split() == ["table", "claim", "a", "b"]
     assert "holds +1.2 [+0.5, +2.0]" in lines[1] and "not run" in lines[1]
     assert "undecided 1.25 [0.50, 2.00]" in lines[2] and lines[2].endswith("not run")
-    assert "1 hold, 0 do not, 0 have no effect above 2 points, 1 are undecided" in claims_markdown(found)
+    page = claims_markdown(found)
+    assert "1 hold, 0 do not, 0 have no effect above 2 points, 1 are undecided" in page
     with refused("no verdicts"):
         read_claims([tmp_path])
 

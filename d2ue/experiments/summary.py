@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from d2ue.errors import InputError
@@ -35,7 +36,7 @@ def read_claims(folders: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
 
     Returns:
         Columns: table, claim, dataset, difference (points of AUC, or a factor), low, high (its
-        95 % interval), n_seeds, verdict.
+        95 % interval), n_seeds, verdict, seeds_needed (to decide it; infinite: not seeds).
 
     Raises:
         InputError: if a folder holds no verdicts.
@@ -52,7 +53,7 @@ def read_claims(folders: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
             verdicts = pd.read_csv(Path(folder, file), index_col=0)
             parts.append(verdicts.rename(columns={"factor": "difference"}).assign(table=title))
     columns = ["table", "claim", "dataset", "difference", "low", "high", "n_seeds", "verdict"]
-    return pd.concat(parts, ignore_index=True)[columns]
+    return pd.concat(parts, ignore_index=True).reindex(columns=[*columns, "seeds_needed"])
 
 
 def counts(claims: pd.DataFrame) -> dict[str, int]:
@@ -91,6 +92,8 @@ def claims_markdown(claims: pd.DataFrame) -> str:
         "holds only where every seed agrees.\n"
         '- "No effect" is shown, not assumed: the difference keeps within 2 points of AUC either '
         "way (two one-sided tests, a family of their own). The margin is ours.\n"
+        '- In brackets after "undecided": about how many seeds would decide, if value and spread '
+        'stayed as they are; "more images" where no number of seeds would.\n'
         "- p-values are Holm's over all claims of one table and data set, so a claim may be "
         "undecided though its interval excludes no effect.\n\n"
         f"{markdown(side_by_side(claims).reset_index())}"
@@ -99,7 +102,10 @@ def claims_markdown(claims: pd.DataFrame) -> str:
 
 def _cell(line: dict) -> str:
     short = next((word for word in WORDS if line["verdict"].startswith(word)), line["verdict"])
-    short = "undecided" if short == "cannot tell" else short
+    if short == "cannot tell":
+        needed = line["seeds_needed"]
+        would = "" if pd.isna(needed) else f" ({needed:.0f} seeds)"
+        short = f"undecided{' (more images)' if np.isinf(needed) else would}"
     if pd.isna(line["difference"]):
         return short
     form = "{:.2f}" if line["table"] == "in words" else "{:+.1f}"
