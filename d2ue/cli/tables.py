@@ -98,7 +98,24 @@ def reproduce(
 
     Tables: what their cells need and the store does not hold is trained first, each learner once;
     the defaults are the paper's settings. A command that was stopped goes on where it was.
-    """
+
+    Where a batch runs:
+
+    \b
+    this machine   --jobs auto (a process a core) or --jobs 1
+    GPUs           --device cuda: a process each, learners side by side;
+                   CUDA_VISIBLE_DEVICES=0,1 before the command chooses some
+    SLURM          --cluster slurm --jobs 20 --cluster-option queue=long
+                   --cluster-option walltime=08:00:00; also pbs, lsf, sge.
+                   Accounts and the rest: ~/.config/dask/jobqueue.yaml
+    Kubernetes     helm install dask-operator, kubectl apply a DaskCluster
+                   whose image has d2ue and whose workers mount the --store,
+                   then in a pod: --scheduler tcp://NAME-scheduler:8786
+    any machines   'dask scheduler' on one, 'dask worker ADDRESS --nthreads
+                   1' on each, then --scheduler tcp://HOST:8786
+    All workers must see the --store under the same path. 'd2ue status
+    STORE' says from anywhere what is finished, running and failed.
+    """  # noqa: D301 (the mark of a block that is not to be wrapped)
     from d2ue.cli.notebooks import (
         check_papermill,
         find_notebook,
