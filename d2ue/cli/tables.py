@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from d2ue.baselines import METHODS
 from d2ue.cli.notebooks import NOTEBOOKS, TABLE_NOTEBOOKS
 from d2ue.cli.options import DEFAULTS, Device, Precision
 from d2ue.cli.outputs import check_file
@@ -41,6 +42,13 @@ def reproduce(
     ] = None,
     seeds: Annotated[str, typer.Option(help="how many, 5, or which, 1,2,7")] = "5",
     backbones: Annotated[str, typer.Option(help="table2 only: of ae,memae,aeu")] = "",
+    baselines: Annotated[
+        str,
+        typer.Option(
+            help=f"table1: other methods to train too, of {', '.join(METHODS)}, or all; the small "
+            "preset, or METHOD:published"
+        ),
+    ] = "",
     epochs: Annotated[int, typer.Option(help="passes over the images")] = DEFAULTS.epochs,
     batch_size: Annotated[int, typer.Option(help="images a step")] = DEFAULTS.batch_size,
     precision: Precision = DEFAULTS.precision,
@@ -152,6 +160,7 @@ def reproduce(
         results=str((store if scores is None else scores).resolve()),
         seeds=seeds,
         backbones=backbones,
+        baselines=baselines,
         base=TrainConfig(epochs=epochs, batch_size=batch_size, precision=precision),
         n_train=n_train,
         n_test=n_test,
@@ -160,6 +169,8 @@ def reproduce(
             for file in clusters.split(",")
         ),
     )
+    if baselines and name not in ("table1", "all"):
+        raise InputError(f"--baselines is for table1; {name} has none.")
     if backbones and name not in ("table2", "all"):
         raise InputError(f"--backbones is for table2; {name} has its own.")
     processes = _jobs(jobs)

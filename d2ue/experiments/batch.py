@@ -21,6 +21,7 @@ from d2ue.datasets import BUILT_IN
 from d2ue.datasets.registry import load_named, marked
 from d2ue.datasets.types import Dataset
 from d2ue.errors import InputError
+from d2ue.experiments import rivals
 from d2ue.experiments.layouts import layout, markdown, show_verdicts, titled
 from d2ue.experiments.plan import describe as describe
 from d2ue.experiments.plan import plan
@@ -48,6 +49,9 @@ class Settings:
         backbones: those of "ae,memae,aeu" to keep; "" = the table's.
         base: settings that the tables' rows do not set themselves.
         n_train, n_test: so many images, drawn once with seed 0; 0 = all.
+        baselines: other methods of table 1 to train, "rdad,multi-st", or "all" (see
+            `rivals.chosen`); those that
+            `results` holds are shown in any case.
         clusters: files of near duplicates (`statistics.clusters`), one a data set in their order,
             separated by commas; "" where none are known. Intervals and tests then respect them.
 
@@ -64,6 +68,7 @@ class Settings:
     n_train: int = 0
     n_test: int = 0
     clusters: str = ""
+    baselines: str = ""
 
     def __post_init__(self) -> None:
         for option, n in (("n_train", self.n_train), ("n_test", self.n_test)):
@@ -123,7 +128,7 @@ class Settings:
     def as_parameters(self, notebook: str) -> dict[str, Any]:
         """The same as parameters of a table's notebook."""
         names = ["datasets", "data", "results", "seeds", "n_train", "n_test", "clusters"]
-        names += ["backbones"] if notebook == "table2" else []
+        names += {"table1": ["baselines"], "table2": ["backbones"]}.get(notebook, [])
         base = {name: getattr(self.base, name) for name in ("epochs", "batch_size", "precision")}
         return {name: getattr(self, name) for name in names} | base
 
@@ -153,7 +158,10 @@ class Settings:
         return self.head()
 
     def rows(self, table: str) -> list[Row]:
-        """The rows of a table."""
+        """The rows of a table; of other methods those that are to be trained."""
+        if table == "baselines":
+            wanted = rivals.chosen(_listed(self.baselines))
+            return [row for row in rows(table, self.base) if row.control in wanted]
         kept = _listed(self.backbones)
         if self.backbones and not kept:
             raise InputError(f"Backbones are given as ae,memae,aeu, not {self.backbones!r}.")
@@ -234,16 +242,26 @@ def obtain(
             report = run(
                 planned, store, jobs=jobs, device=device, progress=progress, executor=executor
             )
-        records = read_records(*places, names=planned.wanted)
+        shown = {
+            row.record_name(key, seed)
+            for row in rows("baselines", settings.base) * ("baselines" in tables)
+            for key in planned.keys
+            for seed in settings.seed_list
+        }
+        records = read_records(*places, names=planned.wanted | shown)
     else:
         records = read_records(*places)
         report = Report(data=_known(list(records.values()), settings))
     labels = {record.data: record.labels for record in records.values()}
     clusters = settings.read_clusters(report.data, labels)
-    cells = {
-        table: collect(settings.rows(table), records, report.data, settings.seed_list, clusters)
-        for table in tables
-    }
+    cells = {}
+    for table in tables:
+        of_table = settings.rows(table) if table != "baselines" else rows(table, settings.base)
+        found = collect(of_table, records, report.data, settings.seed_list, clusters)
+        if table == "baselines":
+            asked = rivals.chosen(_listed(settings.baselines))
+            found = [cell for cell in found if cell.records or cell.row.control in asked]
+        cells[table] = found
     return cells, report
 
 
@@ -267,7 +285,7 @@ def _known(records: Sequence[Record], settings: Settings) -> list[DataKey]:
         epochs = f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
         return f"{epochs}, batches of {config.batch_size} and {config.precision}"
 
-    trained = [r.config for r in of_these if r.control not in ("images", "untrained")]
+    trained = [r.config for r in of_these if r.control in ("", "gradient")]
     there = sorted({said(config) for config in trained})
     if there and said(settings.base) not in there:
         raise InputError(

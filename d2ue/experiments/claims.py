@@ -195,18 +195,23 @@ def _auc_claim(text: str, better: Cell | None, worse: Cell | None) -> Claim | No
 
 def _pairs(table: str, cells: Iterable[tuple[str, str]]) -> list[Pair]:
     groups = dict.fromkeys(group for _, group in cells if group != CONTROL_GROUP)
+    if table == "table1":
+        others = [(label, group) for label, group in cells if group in PRESET_GROUPS]
+        more = [(f"Ours (AEU) > {x[0]} ({x[1]})", ("Ours", "AEU"), x) for x in others]
+        return [*_TABLE1, *more]
     if table == "controls":
         rivals = [label for label, group in cells if group == CONTROL_GROUP]
         return _against_controls(list(groups), rivals)
     return _PAIRS[table](list(groups))
 
 
-def _table1(_: list[str]) -> list[Pair]:
-    return [
-        ("Ours (AEU) > AEU", ("Ours", "AEU"), ("AEU", "")),
-        ("Ours (AEU) > DDAD", ("Ours", "AEU"), ("DDAD", "")),
-        ("Ours (AE) > AE", ("Ours", "AE"), ("AE", "")),
-    ]
+_TABLE1: list[Pair] = [
+    ("Ours (AEU) > AEU", ("Ours", "AEU"), ("AEU", "")),
+    ("Ours (AEU) > DDAD", ("Ours", "AEU"), ("DDAD", "")),
+    ("Ours (AE) > AE", ("Ours", "AE"), ("AE", "")),
+]
+#: Groups of the rows of other methods.
+PRESET_GROUPS = ("small", "published")
 
 
 def _table2(groups: list[str]) -> list[Pair]:
@@ -268,7 +273,6 @@ def _learners(groups: list[str]) -> list[Pair]:
 
 
 _PAIRS: dict[str, Callable[[list[str]], list[Pair]]] = {
-    "table1": _table1,
     "table2": _table2,
     "table3": _table3,
     "lambda": _lambda,

@@ -20,6 +20,7 @@ from d2ue.backbones import Autoencoder
 from d2ue.config import TrainConfig
 from d2ue.datasets.types import Dataset
 from d2ue.ensemble import resolve_device
+from d2ue.experiments.rivals import of_control, settings
 from d2ue.experiments.rows import Row
 from d2ue.learners import MOST_REPLICAS, check_images, fitting_replicas, learner_name
 from d2ue.store.learners import Store
@@ -42,6 +43,8 @@ class Task:
     def __str__(self) -> str:
         """Such as `learner 2 of AE, seed 1, cka at z, lambda 1`."""
         c = self.config
+        if rival := of_control(self.control):
+            return f"{rival[0].title} ({rival[1]}), seed {c.seed}"
         if self.control:
             of = {"untrained": "an untrained ensemble", "gradient": "a single learner's gradient"}
             tail = f", {c.backbone}, seed {c.seed}" if self.control in of else ""
@@ -56,6 +59,8 @@ class Task:
 
     def epochs(self) -> int:
         """What it counts for in the progress bar; scoring takes about one epoch's time."""
+        if of_control(self.control):
+            return settings(self.control, self.config).epochs + 1
         return self.config.epochs if self.kind == "train" else 1
 
     def is_done(self, store: Store) -> bool:
@@ -119,7 +124,8 @@ def _add(made: Plan, store: Store, position: int, config: TrainConfig, control: 
     if record in made.wanted:
         return
     made.wanted.add(record)
-    trained = 0 if control in ("images", "untrained") else config.n_learners
+    has_learners = control in ("", "gradient")
+    trained = config.n_learners if has_learners else 0
     learners = [learner_name(config, k, key.train) for k in range(1, trained + 1)]
     scoring = Task(record, "score", position, config, 0, frozenset(learners), control)
     if has_record(store, record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch
 from d2ue.config import GRADIENT_ERRORS, TrainConfig
 from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
 from d2ue.ensemble import Ensemble
+from d2ue.experiments import rivals
 from d2ue.experiments.controls import gradient_score, image_controls, untrained_ensemble
 from d2ue.similarity import debiased_cka
 from d2ue.store.files import versions
@@ -62,16 +64,18 @@ def score_control(
     data: DataKey,
     learner: Ensemble | None = None,
     device: str = "cpu",
+    report: Callable[[int], None] = lambda epochs: None,
 ) -> Record:
-    """A control's record.
+    """A control's record, or another method's, which is trained for it.
 
     Args:
-        control: one of `d2ue.store.results.CONTROLS`.
+        control: one of `d2ue.store.results.CONTROLS`, or as `rivals.control_name` gives it.
         config: of the untrained or the single learner; not looked at for "images".
         dataset: training and test images.
         data: their key.
         learner: of "gradient": an ensemble whose first learner it is.
-        device: where an untrained ensemble is scored.
+        device: where an untrained ensemble is scored, or another method trained.
+        report: called with the epochs that another method was just trained.
     """
     test = dataset.labelled
     assert test.labels is not None
@@ -81,6 +85,9 @@ def score_control(
     if control == "gradient":
         assert learner is not None
         scores = {"gradient": gradient_score(learner, test.images).astype(np.float32)}
+    elif rivals.of_control(control):
+        scores = rivals.train_and_score(control, config, dataset, device, report)
+        return Record(config, data, test.labels, scores, {}, _made_with(device), control)
     else:
         scores = image_controls(test, dataset.train)
     device_used = "cpu" if learner is None else str(learner.device)

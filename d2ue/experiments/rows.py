@@ -9,6 +9,7 @@ An ensemble's AUC is that of one ranking: of its own score, not a mean over lear
 | table | rows | paper |
 |---|---|---|
 | table1 | AE, MemAE, AEU (single learners), DDAD, Ours (AE), Ours (AEU) | AUC and AP on five sets |
+| baselines | the other methods of table 1, and controls of theirs | AUC and AP on five sets |
 | table2 | Ens, Unc, +RAR, +DSU, both, by backbone; and three more of ours | AUC on five sets |
 | controls | what needs no method, see `d2ue.experiments.controls`; stands under table2's rows | - |
 | table3 | the six similarities and debiased CKA, by Unc and by DSU | AUC on RSNA, Unc |
@@ -25,11 +26,12 @@ from typing import Any
 
 import numpy as np
 
+from d2ue.baselines import METHODS
 from d2ue.config import BACKBONE_TITLES, TrainConfig, layer_names
 from d2ue.datasets.registry import SOURCES
 from d2ue.errors import InputError
 from d2ue.evaluation import auc, average_precision
-from d2ue.experiments import paper
+from d2ue.experiments import paper, rivals
 from d2ue.experiments.controls import IMAGE_CONTROLS
 from d2ue.similarity import SIMILARITIES
 from d2ue.statistics.clusters import check_clusters, independence
@@ -54,7 +56,8 @@ class Row:
         method: the score, as in `d2ue.config.METHODS`.
         published: the paper's AUC by data set title ("Average" too); empty if it has none.
         published_ap: its AP by data set title.
-        control: one of `d2ue.store.results.CONTROLS`; "" for a trained ensemble.
+        control: one of `d2ue.store.results.CONTROLS`, or of another method as `rivals.control_name`
+            gives it; "" for a trained ensemble.
         directed: whether higher was known to mean more abnormal before any label was looked at.
     """
 
@@ -70,7 +73,8 @@ class Row:
     @property
     def deterministic(self) -> bool:
         """Whether no seed acts on it: it is run once, whatever the seeds."""
-        return self.control == "images"
+        rival = rivals.of_control(self.control)
+        return self.control == "images" or bool(rival and rival[0].is_control)
 
     def record_name(self, key: DataKey, seed: int) -> str:
         """The name of its record on a data set."""
@@ -81,7 +85,7 @@ def rows(table: str, base: TrainConfig | None = None, backbones: Sequence[str] =
     """The rows of a table.
 
     Args:
-        table: "table1", "table2", "controls", "table3", "lambda", "layer", "learners".
+        table: "table1", "baselines", "table2", "controls", "table3", "lambda", "layer", "learners".
         base: the settings that rows do not set themselves (epochs, batch size, ...); None = the
             paper's.
         backbones: keep these alone; () = those of the table. Controls that look at images alone
@@ -119,6 +123,28 @@ def _table1(base: TrainConfig) -> list[Row]:
         row("Ours", "AE", "dual", backbone="ae"),
         row("Ours", "AEU", "dual", backbone="aeu"),
     ]
+
+
+def _baselines(base: TrainConfig) -> list[Row]:
+    """The presets for images of this size; the paper's values stand beside the published alone."""
+    config = base.replace(backbone="ae", n_learners=1, repulsion_weight=0.0)
+    table = []
+    for name, method in METHODS.items():
+        for preset, settings in method.presets.items():
+            if settings.image_size != base.image_size:
+                continue
+            by_auc, by_ap = {}, {}
+            if preset == "published" and (method.title, "") in paper.TABLE1:
+                by_auc, by_ap = (
+                    dict(zip(paper.COLUMNS, values, strict=True))
+                    for values in paper.TABLE1[method.title, ""]
+                )
+            control = rivals.control_name(name, preset)
+            common = {"published": by_auc, "published_ap": by_ap, "control": control}
+            table.append(Row(method.title, preset, config, "score", **common))
+            if method.is_control:
+                table.append(Row("Mahalanobis distance", preset, config, "mahalanobis", **common))
+    return table
 
 
 #: Table 2's rows: label, whether learners repel each other, score. The last four are not the
@@ -213,6 +239,7 @@ def _learners(base: TrainConfig) -> list[Row]:
 
 _ROWS = {
     "table1": _table1,
+    "baselines": _baselines,
     "table2": _table2,
     "controls": _controls,
     "table3": _table3,
@@ -222,7 +249,7 @@ _ROWS = {
 }
 #: What each notebook of the batch draws.
 TABLES = {
-    "table1": ("table1",),
+    "table1": ("table1", "baselines"),
     "table2": ("table2", "controls"),
     "table3": ("table3",),
     "ablations": ("lambda", "layer", "learners"),

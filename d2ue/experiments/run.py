@@ -350,7 +350,7 @@ def _do(
             networks, histories = [x.network for x in learners], [x.history for x in learners]
             ensemble = join(c, networks, key.train, histories).to(device)
         if task.control or ensemble is None:
-            record = score_control(task.control, c, dataset, key, ensemble, device)
+            record = score_control(task.control, c, dataset, key, ensemble, device, report)
         else:
             record = score_record(ensemble, dataset.labelled, key)
         put_record(store, record)

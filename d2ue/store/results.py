@@ -55,6 +55,8 @@ from d2ue.store.learners import Store
 SCORING_VERSION = 1
 #: The same of the controls.
 CONTROLS_VERSION = 1
+#: The same of other methods, whose controls start so (`d2ue.experiments.rivals`).
+RIVALS_VERSION, RIVAL = 1, "baseline:"
 #: Kinds of controls: scores of images alone, of an untrained ensemble, of one learner's gradient.
 CONTROLS = ("images", "untrained", "gradient")
 #: Scores of images alone, by name (`d2ue.experiments.controls`).
@@ -160,6 +162,9 @@ def _acting(config: TrainConfig, data: DataKey, control: str) -> dict[str, objec
         return {"train": data.train}
     if control == "gradient":
         return {"learner": learner_name(config, 1, data.train)}
+    if control.startswith(RIVAL):
+        acting = {"train": data.train, "image_size": config.image_size}
+        return {**acting, "seed": config.seed, "epochs": config.epochs, "rival": RIVALS_VERSION}
     if control != "untrained":
         raise ValueError(f"there is no control {control!r}")
     memory = ("memory_slots", "shrinkage") if config.backbone == "memae" else ()
@@ -444,6 +449,10 @@ _METHODS = {
 }
 
 
+def _required(control: str) -> set[str]:
+    return {"score"} if control.startswith(RIVAL) else _METHODS[control]
+
+
 def _path(store: Store, name: str) -> Path:
     return store.folder / "scores" / f"{name}.safetensors"
 
@@ -494,7 +503,7 @@ def _parse(content: bytes, path: Path, name: str) -> Record:
             and labels.shape == (n,)
             and int((labels == ABNORMAL).sum()) == record.data.n_abnormal
             and int((labels == NORMAL).sum()) == record.data.n_normal
-            and _METHODS[record.control] <= set(scores)
+            and _required(record.control) <= set(scores)
             and all(v.shape == (n,) and v.dtype == np.float32 for v in scores.values())
             and all(np.isfinite(v).all() for v in scores.values())
         )

