@@ -134,16 +134,6 @@ def test_score_maps_without_masks_promise_no_truth(images, maps):
     assert not any(outlined(axis) for axis in panels(figure))
 
 
-def test_mean_reconstructions_can_stand_between_image_and_maps(images, maps):
-    means = np.random.default_rng(5).uniform(-1, 1, images.shape)
-    figure = plotting.score_maps(images, maps, ["a", "b", "c", "d"], means=means)
-    grid = np.array(panels(figure)).reshape(4, 5)
-    for row in range(4):
-        assert np.array_equal(shown(grid[row, 1]), means[row, 0])
-        assert limits(grid[row, 1]) == (-1, 1)
-        assert np.array_equal(shown(grid[row, 2]), maps["ensemble"][row, 0])
-
-
 def test_maps_of_zeros_can_be_drawn(images):
     zeros = np.zeros(images.shape, np.float32)
     figure = plotting.score_maps(images, {"dual": zeros}, ["a", "b", "c", "d"])
