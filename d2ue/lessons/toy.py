@@ -31,10 +31,8 @@ BANDS = ((-3.0, -1.0), (1.0, 3.0))
 SPAN = (-5.0, 5.0)
 #: How far from every band a place counts as off them: next to a band, learners are still right.
 MARGIN = 0.25
-#: The scores of a point, all >= 0, higher = more abnormal: Eq. (5), Eq. (6), and two controls.
-SCORES = ("output", "dual", "slope", "ensemble")
-#: Share of held-out normal points below a score's alarm level.
-QUIET = 0.95
+#: The scores of a point by what they are called in sentences.
+SCORES = {"output": "Unc", "dual": "DSU", "slope": "slopes alone", "ensemble": "error alone"}
 N_POINTS = 64  # normal points that learners are trained on
 WIDTH, STEPS, LEARNING_RATE = 32, 600, 1e-2
 _HELD_OUT = 1_000_003  # stream of the held-out normal points; learners are numbered from 0
@@ -69,15 +67,11 @@ class Learners:
 
     def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """f_i(x) and its derivative f_i'(x), each float64 [N, points], of x [points]."""
-        copies, f = self._forward(x)
-        (slopes,) = torch.autograd.grad(f.sum(), copies)
-        return f.detach().numpy(), slopes.numpy()
-
-    def _forward(self, x: np.ndarray) -> tuple[Tensor, Tensor]:
         # One copy of x for each learner keeps the learners' derivatives apart.
         copies = torch.tensor(x, dtype=torch.float64).expand(len(self), -1).clone()
-        copies.requires_grad_(True)
-        return copies, _forward(self.weights, copies)
+        f = _forward(self.weights, copies.requires_grad_())
+        (slopes,) = torch.autograd.grad(f.sum(), copies)
+        return f.detach().numpy(), slopes.numpy()
 
 
 def curve(x: np.ndarray) -> np.ndarray:
@@ -128,11 +122,8 @@ def train_many(seeds: Sequence[int], n_learners: int, noise: float = 0.1) -> lis
         # The sum over learners keeps each one's gradient what it would be alone.
         (_forward(weights, x) - y).square().mean(1).sum().backward()
         optimiser.step()
-    parts = [w.detach().split(n_learners) for w in weights]
-    return [
-        Learners(own, noise, seed)
-        for seed, own in zip(seeds, zip(*parts, strict=True), strict=True)
-    ]
+    parts = zip(*(w.detach().split(n_learners) for w in weights), strict=True)
+    return [Learners(part, noise, seed) for seed, part in zip(seeds, parts, strict=True)]
 
 
 @lru_cache(maxsize=64)
@@ -158,28 +149,25 @@ def scores(learners: Learners, x: np.ndarray, y: np.ndarray) -> dict[str, np.nda
     Raises:
         InputError: with fewer than two learners.
     """
-    copies, f = learners._forward(x)
-    target = torch.tensor(y, dtype=torch.float64)
-    error = (f - target).abs()
-    (slopes,) = torch.autograd.grad(f.sum(), copies, retain_graph=True)
-    (gradients,) = torch.autograd.grad(error.sum(), copies)
-    found = {
+    f, slopes = map(torch.from_numpy, learners.predict(x))
+    error = f - torch.from_numpy(y)
+    values = {
         "output": deviation(f),
-        "dual": deviation(error * gradients),
+        "dual": deviation(error * slopes),  # L dL/dx = |error| sign(error) f'
         "slope": deviation(slopes),
-        "ensemble": (f.mean(0) - target).abs(),
+        "ensemble": error.mean(0).abs(),
     }
-    return {name: values.detach().numpy() for name, values in found.items()}
+    return {name: value.numpy() for name, value in values.items()}
 
 
-def alarm_levels(learners: Learners, quiet: float = QUIET, n: int = 1000) -> dict[str, float]:
-    """Each score's level that a share `quiet` of held-out normal points stays below.
+def alarm_levels(learners: Learners) -> dict[str, float]:
+    """Each score's level that 95 % of 1000 held-out normal points stay below.
 
-    A detector that raises an alarm above its level is wrong about 1 - quiet of the normals,
-    whichever the score: so scores of different units can be compared, in multiples of their levels.
+    A detector that raises an alarm above its level is wrong about 5 % of the normals, whichever the
+    score: so scores of different units can be compared, in multiples of their levels.
     """
-    found = scores(learners, *normal_points(n, learners.noise, learners.seed, held_out=True))
-    return {name: float(np.quantile(values, quiet)) for name, values in found.items()}
+    normals = normal_points(1000, learners.noise, learners.seed, held_out=True)
+    return {name: float(np.quantile(v, 0.95)) for name, v in scores(learners, *normals).items()}
 
 
 def relative_scores(learners: Learners, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
@@ -202,7 +190,7 @@ def place_of_agreement(learners: Learners) -> float:
     return float(x[scores(learners, x, curve(x))["output"].argmin()])
 
 
-def effect(learners: Learners, height: float = 1.0) -> dict[str, float | int | bool]:
+def effect(learners: Learners, height: float = 1.0) -> dict[str, float | bool]:
     """Whether the effect of Fig. 1c is there, as a statement that can be false.
 
     Abnormal points stand `height` above the curve at every place off the normals. A place is
@@ -223,33 +211,26 @@ def effect(learners: Learners, height: float = 1.0) -> dict[str, float | int | b
         where "output" raises an alarm (`mirror`); and holds.
     """
     x = places_off_the_normals()
-    relative = relative_scores(learners, x, curve(x) + height)
-    blind, mirror = relative["output"] <= 1, relative["dual"] <= 1
-
-    def share(alarm: np.ndarray, among: np.ndarray) -> float:
-        return float(alarm[among].mean()) if among.any() else float("nan")
-
-    def median(values: np.ndarray) -> float:
-        return float(np.median(values[blind])) if blind.any() else float("nan")
-
-    caught = {name: share(relative[name] > 1, blind) for name in ("dual", "slope", "ensemble")}
+    relative = pd.DataFrame(relative_scores(learners, x, curve(x) + height))
+    blind, mirror = (relative[relative[name] <= 1] for name in ("output", "dual"))
+    caught, level = (blind > 1).mean(), blind.median()  # NaN without any
     return {
         "seed": learners.seed,
         "learners": len(learners),
         "height": height,
-        "blind": float(blind.mean()),
-        **caught,
-        "output_level": median(relative["output"]),
-        "dual_level": median(relative["dual"]),
-        "dual_blind": float(mirror.mean()),
-        "mirror": share(relative["output"] > 1, mirror),
-        "holds": caught["dual"] > 0.5,  # False for NaN
+        "blind": len(blind) / len(relative),
+        **caught[["dual", "slope", "ensemble"]],
+        "output_level": level["output"],
+        "dual_level": level["dual"],
+        "dual_blind": len(mirror) / len(relative),
+        "mirror": (mirror["output"] > 1).mean(),
+        "holds": bool(caught["dual"] > 0.5),
     }
 
 
 def effects(ensembles: Sequence[Learners], heights: Sequence[float] = (1.0,)) -> pd.DataFrame:
     """`effect` of every ensemble and height, one row each."""
-    return pd.DataFrame([effect(own, height) for height in heights for own in ensembles])
+    return pd.DataFrame([effect(some, height) for height in heights for some in ensembles])
 
 
 def slider_positions(noise: float = 0.1, seed: int = 0, height: float = 1.0) -> dict[str, View]:
@@ -259,12 +240,12 @@ def slider_positions(noise: float = 0.1, seed: int = 0, height: float = 1.0) -> 
     """
     learners = train(8, noise, seed)
     place = place_of_agreement(learners.first(2))
-    found = {f"place {x:g}": view(learners.first(2), x, height) for x in (-4.5, 0.0, 2.0)}
+    views = {f"place {x:g}": view(learners.first(2), x, height) for x in (-4.5, 0.0, 2.0)}
     for other in (0.05, 0.2, 0.4):
-        found[f"noise {other:g}"] = view(train(8, other, seed).first(2), place, height)
+        views[f"noise {other:g}"] = view(train(8, other, seed).first(2), place, height)
     for n in (2, 4, 8):
-        found[f"{n} learners"] = view(learners.first(n), place, height)
-    return found
+        views[f"{n} learners"] = view(learners.first(n), place, height)
+    return views
 
 
 def counts(effects: pd.DataFrame) -> pd.DataFrame:
@@ -276,20 +257,18 @@ def counts(effects: pd.DataFrame) -> pd.DataFrame:
         the blind places, which is that the effect holds; "slopes alone" and "error alone", the same
         for the parts of DSU; and "DSU blind, %", the median share of places where DSU is silent.
     """
-    rows = {}
-    for (learners, height), own in effects.groupby(["learners", "height"], sort=False):
-        caught = {name: int((own[name] > 0.5).sum()) for name in ("dual", "slope", "ensemble")}
-        rows[learners, height] = {
-            "seeds": len(own),
-            "with a blind place": int((own["blind"] > 0).sum()),
-            "blind, %": round(100 * own["blind"].median()),
-            "DSU": caught["dual"],
-            "slopes alone": caught["slope"],
-            "error alone": caught["ensemble"],
-            "DSU blind, %": round(100 * own["dual_blind"].median()),
-        }
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    return table.rename_axis(["learners", "height"])
+    rows = effects.groupby(["learners", "height"], sort=False)
+
+    def above(column: str, level: float) -> pd.Series:
+        return rows[column].agg(lambda values: int((values > level).sum()))
+
+    def median(column: str) -> pd.Series:
+        return (100 * rows[column].median()).round().astype(int)
+
+    table = {"seeds": rows.size(), "with a blind place": above("blind", 0)}
+    table["blind, %"] = median("blind")
+    table |= {SCORES[name]: above(name, 0.5) for name in ("dual", "slope", "ensemble")}
+    return pd.DataFrame(table | {"DSU blind, %": median("dual_blind")})
 
 
 @dataclass(frozen=True, eq=False)
@@ -349,8 +328,7 @@ def view(learners: Learners, place: float | None = None, height: float = 1.0) ->
 def reading(view: View) -> list[str]:
     """What a picture shows at its abnormal point, in sentences."""
     f, slopes = (", ".join(f"{value:.2f}" for value in values) for values in view.tangents.T)
-    names = {"output": "Unc", "dual": "DSU", "slope": "slopes alone", "ensemble": "error alone"}
-    levels = ", ".join(f"{name} {view.at_point[key]:.2g}" for key, name in names.items())
+    levels = ", ".join(f"{name} {view.at_point[key]:.2g}" for key, name in SCORES.items())
     return [
         f"At x = {view.point[0]:.2f} the learners' outputs are {f} and their slopes {slopes}.",
         f"In multiples of their alarm levels: {levels}.",
@@ -371,9 +349,8 @@ def _forward(weights: Sequence[Tensor], x: Tensor) -> Tensor:
 def _initial_weights(seed: int, learner: int) -> list[np.ndarray]:
     """Uniform in +-1/sqrt(inputs), as PyTorch's Linear; weight and bias of each layer in turn."""
     rng = np.random.default_rng([seed, learner])
-    found = []
-    for inputs, outputs in ((1, WIDTH), (WIDTH, WIDTH), (WIDTH, 1)):
-        bound = inputs**-0.5
-        found.append(rng.uniform(-bound, bound, (inputs, outputs)))
-        found.append(rng.uniform(-bound, bound, (1, outputs)))
-    return found
+    return [
+        rng.uniform(-(inputs**-0.5), inputs**-0.5, (rows, outputs))
+        for inputs, outputs in ((1, WIDTH), (WIDTH, WIDTH), (WIDTH, 1))
+        for rows in (inputs, 1)
+    ]
