@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from d2ue.backbones import LATENT, Autoencoder, forward
 from d2ue.errors import InputError
@@ -37,7 +37,6 @@ from d2ue.errors import InputError
 #: By name, in the order of the table above.
 TRANSFORMATIONS = ("scaled", "permuted", "neuron-rescaled", "rotated")
 _EPS = 1e-5  # BatchNorm's, as in d2ue.backbones
-_OUTPUTS, _INPUTS = {"_Conv": 1, "_ConvTranspose": 2, "_Linear": 1}, {"_Linear": 2, "_Conv": 2}
 
 
 def channels(network: Autoencoder, layer: str) -> int:
@@ -75,7 +74,7 @@ def permuted(network: Autoencoder, layer: str, order: Sequence[int] | Tensor) ->
     if order.shape != (site.channels,) or order.sort().values.tolist() != [*range(site.channels)]:
         raise InputError(f"order must hold each of 0 to {site.channels - 1} once, for {layer}.")
     matrix = torch.eye(site.channels)[:, order]
-    _mix_all([*site.makers(), *site.affine(), *site.statistics()], matrix)
+    _mix([*site.makers, *site.affine, *site.statistics], matrix)
     site.undo(matrix, matrix)
     return result
 
@@ -99,7 +98,7 @@ def neuron_rescaled(
         )
     matrix, inverse = torch.diag(factors), torch.diag(1 / factors)
     # BatchNorm divides a scale of what comes in out again, so the scale goes into its own weights.
-    _mix_all(site.affine() or site.makers(), matrix)
+    _mix(site.affine or site.makers, matrix)
     site.undo(inverse, matrix)
     return result
 
@@ -127,8 +126,16 @@ def rotated(network: Autoencoder, layer: str, rotation: np.ndarray | Tensor) -> 
         raise InputError(
             f"The layer {layer} takes an orthogonal matrix of {site.channels} x {site.channels}."
         )
-    site.fold_norm()
-    _mix_all([*site.makers(), *site.affine()[1:], *site.statistics()[:1]], u)
+    if site.affine:  # BatchNorm's scale goes into the convolution; what is left subtracts and adds
+        ((scale, _), _), ((mean, _), (variance, _)) = site.affine, site.statistics
+        with torch.no_grad():
+            factors = scale / (variance + _EPS).sqrt()
+            weight, axis = site.makers[0]
+            weight.movedim(axis, -1).mul_(factors.view(len(factors), *[1] * 3, -1))
+            mean.mul_(factors)
+            variance.fill_(1 - _EPS)
+            scale.fill_(1)
+    _mix([*site.makers, *site.affine[1:], *site.statistics[:1]], u)
     site.undo(u, u)
     return result
 
@@ -140,7 +147,7 @@ def keeps_function(network: Autoencoder, layer: str, transformation: str) -> boo
         InputError: if layer or transformation is unknown.
     """
     _check_transformation(transformation)
-    no_relu_follows = _site(network, layer).norm is None
+    no_relu_follows = not _site(network, layer).affine
     return transformation != "rotated" or no_relu_follows
 
 
@@ -186,44 +193,28 @@ def output_difference(one: Autoencoder, other: Autoencoder, x: Tensor) -> float:
     return max(float((p - q).abs().max()) for p, q in pairs if p is not None and q is not None)
 
 
+#: A tensor, and its axis along which a layer's neurons lie.
+_Part = tuple[Tensor, int]
+
+
 class _Site(NamedTuple):
-    """The weights around one layer's feature: who makes it and who reads it."""
+    """The weights around one layer's feature, each as `_Part`.
+
+    Attributes:
+        channels: neurons of the layer.
+        makers: weight and bias of the map that gives the feature.
+        affine: BatchNorm's weight and bias; empty where no BatchNorm (and so no ReLU) follows.
+        statistics: BatchNorm's running mean and variance.
+        reader: the weight that reads the feature.
+        memory: MemAE's items, where they stand between.
+    """
 
     channels: int
-    maker: nn.Module
-    norm: nn.Module | None
-    reader: nn.Module
-    memory: nn.Module | None
-
-    def makers(self) -> list[tuple[Tensor, int]]:
-        """The maker's weights, each with the axis along which the neurons lie."""
-        found = [(self.maker.weight, _OUTPUTS[type(self.maker).__name__])]
-        bias = getattr(self.maker, "bias", None)
-        return found if bias is None else [*found, (bias, 1)]
-
-    def affine(self) -> list[tuple[Tensor, int]]:
-        """BatchNorm's weight and bias; empty where no BatchNorm (and so no ReLU) follows."""
-        return [] if self.norm is None else [(self.norm.weight, 1), (self.norm.bias, 1)]
-
-    def statistics(self) -> list[tuple[Tensor, int]]:
-        """BatchNorm's running mean and variance."""
-        return (
-            [] if self.norm is None else [(self.norm.running_mean, 1), (self.norm.running_var, 1)]
-        )
-
-    def fold_norm(self) -> None:
-        """Move BatchNorm's scale into the convolution: what is left subtracts and adds."""
-        if self.norm is None:
-            return
-        with torch.no_grad():
-            scale = self.norm.weight / (self.norm.running_var + _EPS).sqrt()
-            axis = _OUTPUTS[type(self.maker).__name__]
-            shape = [1] * self.maker.weight.ndim
-            shape[0], shape[axis] = scale.shape
-            self.maker.weight.mul_(scale.reshape(shape))
-            self.norm.running_mean.mul_(scale)
-            self.norm.running_var.fill_(1 - _EPS)
-            self.norm.weight.fill_(1)
+    makers: list[_Part]
+    affine: list[_Part]
+    statistics: list[_Part]
+    reader: _Part
+    memory: list[_Part]
 
     def undo(self, inverse: Tensor, forth: Tensor) -> None:
         """Have the reader take P M for P: its weights along the inputs times M's inverse transpose.
@@ -235,12 +226,8 @@ class _Site(NamedTuple):
             inverse: the transpose of M's inverse.
             forth: M.
         """
-        axis = _INPUTS.get(type(self.reader).__name__, 1)
-        if self.memory is None:
-            _mix(self.reader.weight, axis, inverse)
-        else:
-            _mix(self.memory.items, 2, inverse)
-            _mix(self.reader.weight, axis, forth)
+        _mix(self.memory, inverse)
+        _mix([self.reader], forth if self.memory else inverse)
 
 
 def _site(network: Autoencoder, layer: str) -> _Site:
@@ -248,33 +235,39 @@ def _site(network: Autoencoder, layer: str) -> _Site:
         raise InputError(f"layer must be one of {', '.join(network.layers)}, not {layer!r}.")
     inward, outward = list(network.encoder), list(network.decoder)
     to_z, from_z = network.to_latent, network.from_latent
-    norms = [*(b.norm for b in inward), None, None, *(b.norm for b in outward)]
-    makers = [*(b.conv for b in inward), to_z.narrow, from_z.narrow, *(b.conv for b in outward)]
-    # Every layer is read by the one after it.
-    later = [*(b.conv for b in inward[1:]), to_z.widen, from_z.widen]
-    readers = [*later, *(b.conv for b in outward), network.output]
+    # Every map after the one before it; those that give a feature, and those that read it.
+    convs = [[block.conv for block in blocks] for blocks in (inward, outward)]
+    makers = [*convs[0], to_z.narrow, from_z.narrow, *convs[1]]
+    readers = [*convs[0][1:], to_z.widen, from_z.widen, *convs[1], network.output]
+    norms = [*(block.norm for block in inward), None, None, *(block.norm for block in outward)]
     i, is_latent = network.layers.index(layer), layer == "z"
+    maker, norm, reader = makers[i], norms[i], readers[i]
+    # The weights of a transposed convolution hold their inputs first.
+    outputs = 2 if maker in convs[1] else 1
+    inputs = 1 if reader in (*convs[1], network.output) else 2
+    bias = getattr(maker, "bias", None)
     # The decoder's first layer fills the map of the encoder's last.
-    widths = norms[i] or inward[-1].norm
-    n = LATENT if is_latent else widths.weight.shape[1]
-    return _Site(n, makers[i], norms[i], readers[i], network.memory if is_latent else None)
+    n = LATENT if is_latent else (norm or inward[-1].norm).weight.shape[1]
+    return _Site(
+        n,
+        [(maker.weight, outputs)] + ([] if bias is None else [(bias, 1)]),
+        [] if norm is None else [(norm.weight, 1), (norm.bias, 1)],
+        [] if norm is None else [(norm.running_mean, 1), (norm.running_var, 1)],
+        (reader.weight, inputs),
+        [(network.memory.items, 2)] if is_latent and network.memory is not None else [],
+    )
 
 
-def _mix_all(tensors: Sequence[tuple[Tensor, int]], matrix: Tensor) -> None:
-    for tensor, axis in tensors:
-        _mix(tensor, axis, matrix)
-
-
-def _mix(tensor: Tensor, axis: int, matrix: Tensor) -> None:
-    """Multiply by `matrix` from the right along `axis`, in place.
+def _mix(parts: Sequence[_Part], matrix: Tensor) -> None:
+    """Multiply each by `matrix` from the right along its axis, in place.
 
     A flattened map lies along an axis as (channel, place); places are left alone.
     """
-    matrix = matrix.to(tensor)
-    with torch.no_grad():
-        parts = tensor.unflatten(axis, (len(matrix), -1))
-        mixed = (parts.movedim(axis, -1) @ matrix).movedim(-1, axis)
-        tensor.copy_(mixed.reshape(tensor.shape))
+    for tensor, axis in parts:
+        with torch.no_grad():
+            split = tensor.unflatten(axis, (len(matrix), -1))
+            mixed = (split.movedim(axis, -1) @ matrix.to(tensor)).movedim(-1, axis)
+            tensor.copy_(mixed.reshape(tensor.shape))
 
 
 def _check_transformation(name: str) -> None:

@@ -96,7 +96,7 @@ def score_maps(
         axis.set_ylabel(title)
     axes[0, 0].set_title("image" if masks is None else "image and truth")
     for column, (method, values) in zip(axes.T[1:], maps.items(), strict=True):
-        _map_column(column, values, float(np.quantile(values, 0.995)) or 1.0, ticks=3)
+        _map_column(column, values, float(np.quantile(values, 0.995)) or 1.0, 3, 18)
         column[0].set_title(METHOD_TITLES.get(method, method))
     if masks is not None:
         for line, mask in zip(axes, masks, strict=True):
@@ -140,7 +140,7 @@ def heat_maps(
     for axis, title in zip(axes[0], ("image", "truth", "mean of\nlearners"), strict=False):
         axis.set_title(title)
     for column, (method, values) in zip(axes.T[3:], maps.items(), strict=True):
-        _map_column(column, values, tops[method], ticks=2)
+        _map_column(column, values, tops[method], 2, 16)
         name, _, what = METHOD_TITLES.get(method, method).partition(": ")
         column[0].set_title(f"{name}\n{what.replace(' (', chr(10) + '(')}", fontsize=11)
     for row, line in enumerate(axes):
@@ -154,11 +154,11 @@ def heat_maps(
     return figure
 
 
-def _map_column(axes: np.ndarray, maps: np.ndarray, top: float, ticks: int) -> None:
+def _map_column(axes: np.ndarray, maps: np.ndarray, top: float, ticks: int, aspect: int) -> None:
     """Maps [n, 1, H, W] below one another on one colour scale, 0 to `top`, with its bar."""
     for axis, values in zip(axes, maps, strict=True):
         shown = show_image(axis, values[0], 0, top, "magma")
-    look = {"location": "bottom", "shrink": 0.85, "aspect": 17, "extend": "max"}
+    look = {"location": "bottom", "shrink": 0.85, "aspect": aspect, "extend": "max"}
     bar = axes[0].figure.colorbar(shown, ax=axes, **look)
     bar.ax.xaxis.set_major_locator(MaxNLocator(ticks))
     bar.ax.ticklabel_format(style="sci", scilimits=(-2, 2))
