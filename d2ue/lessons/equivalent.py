@@ -49,16 +49,7 @@ def channels(network: Autoencoder, layer: str) -> int:
 
 
 def scaled(network: Autoencoder, layer: str, factor: float) -> Autoencoder:
-    """A copy whose feature at `layer` is `factor` times as large; the function is the same.
-
-    Args:
-        network: any number of replicas; all are changed alike.
-        layer: a name of `network.layers`.
-        factor: a > 0.
-
-    Raises:
-        InputError: if the layer is unknown or the factor not positive and finite.
-    """
+    """`neuron_rescaled` by one factor for all neurons."""
     return neuron_rescaled(network, layer, torch.full((channels(network, layer),), float(factor)))
 
 
@@ -152,17 +143,11 @@ def keeps_function(network: Autoencoder, layer: str, transformation: str) -> boo
 
 
 def random_copy(
-    network: Autoencoder, layer: str, transformation: str, seed: int = 0, strength: float = 5.0
+    network: Autoencoder, layer: str, transformation: str, seed: int = 0
 ) -> Autoencoder:
-    """A copy by a transformation drawn at random.
+    """A copy by one of TRANSFORMATIONS drawn at random.
 
-    Args:
-        network: the learner.
-        layer: a name of `network.layers`.
-        transformation: a name of TRANSFORMATIONS.
-        seed: of what is drawn: the order or the rotation, uniformly over all of them; the factor or
-            factors log-uniformly.
-        strength: the largest factor; 1 / strength is the smallest.
+    Orders and rotations are uniform over all of them, factors log-uniform from 1/5 to 5.
 
     Raises:
         InputError: if layer or transformation is unknown.
@@ -170,24 +155,18 @@ def random_copy(
     _check_transformation(transformation)
     n, rng = channels(network, layer), np.random.default_rng(seed)
     if transformation == "scaled":
-        return scaled(network, layer, strength ** rng.uniform(-1, 1))
+        return scaled(network, layer, 5 ** rng.uniform(-1, 1))
     if transformation == "permuted":
         return permuted(network, layer, rng.permutation(n))
     if transformation == "neuron-rescaled":
-        return neuron_rescaled(network, layer, strength ** rng.uniform(-1, 1, n))
+        return neuron_rescaled(network, layer, 5 ** rng.uniform(-1, 1, n))
     from scipy.stats import ortho_group  # a slow import, and only this needs it
 
     return rotated(network, layer, ortho_group.rvs(n, random_state=rng))
 
 
 def output_difference(one: Autoencoder, other: Autoencoder, x: Tensor) -> float:
-    """Largest difference of two networks' outputs, AEU's log-variances included.
-
-    Args:
-        one: a network.
-        other: another of the same architecture.
-        x: images [B, 1, H, W] in [-1, 1].
-    """
+    """Largest difference of two networks' outputs for images x, AEU's log-variances included."""
     a, b = forward(one, x), forward(other, x)
     pairs = [(a.mean, b.mean), (a.log_variance, b.log_variance)]
     return max(float((p - q).abs().max()) for p, q in pairs if p is not None and q is not None)

@@ -126,17 +126,10 @@ def feature_table(features: Mapping[str, Tensor], labels: np.ndarray) -> pd.Data
 
 
 def rotated_copies(feature: Tensor, n: int, seed: int = 0) -> Tensor:
-    """One learner's feature n times, each time in other coordinates: redundancy in full.
+    """One learner's feature [b, d] n times, each time in other coordinates: redundancy in full.
 
-    The first copy is the feature itself, the others are multiplied by random orthogonal matrices.
-
-    Args:
-        feature: [b, d].
-        n: copies, at least 1.
-        seed: of the matrices.
-
-    Returns:
-        [n, b, d]; every CKA between two of them is 1.
+    The first copy is the feature itself, the others are multiplied by random orthogonal matrices:
+    [n, b, d]; every CKA between two of them is 1.
     """
     generator = torch.Generator().manual_seed(seed)
     d = feature.shape[-1]

@@ -64,11 +64,7 @@ def copies(networks: Mapping[str, Autoencoder], x: Tensor) -> tuple[Figure, dict
 
 @plt.rc_context(CHART)
 def survival(table: pd.DataFrame) -> Figure:
-    """Where each transformation keeps the function: one panel a network, layers against kinds.
-
-    Args:
-        table: as `d2ue.lessons.redundancy.survival` gives it.
-    """
+    """`redundancy.survival`: one panel a network, layers against kinds of transformation."""
     networks, layers = table["network"].unique(), table["layer"].unique()
     size = (3.7 * len(networks) + 0.8, 0.5 * len(layers) + 1.6)
     figure, axes = axes_grid(1, len(networks), size, sharey=True)
@@ -91,11 +87,7 @@ def survival(table: pd.DataFrame) -> Figure:
 
 @plt.rc_context(CHART)
 def fooled(table: pd.DataFrame) -> Figure:
-    """What each similarity gives for copies of a learner: mean (and range) over the draws.
-
-    Args:
-        table: as `d2ue.lessons.redundancy.similarity_to_copies` gives it.
-    """
+    """`redundancy.similarity_to_copies`: mean (and range) over the draws."""
     kinds = table["transformation"].unique()
     values = table.groupby(["transformation", "similarity"])["value"].agg(["mean", "min", "max"])
     cells = values.apply(lambda v: _cell(v["mean"], v["min"], v["max"]), axis=1)
@@ -121,11 +113,7 @@ def _cell(mean: float, low: float, high: float) -> str:
 
 @plt.rc_context(CHART)
 def bias(table: pd.DataFrame) -> Figure:
-    """Biased and debiased CKA of independent features against width: mean and standard deviation.
-
-    Args:
-        table: as `d2ue.lessons.redundancy.bias` gives it.
-    """
+    """`redundancy.bias`, biased and debiased, against width: mean and standard deviation."""
     figure, axes = axes_grid(1, 2, (11, 3.9), sharey=True)
     left, right = axes[0]
     shifts = (0.9, 1.0, 1.11, 0.8, 1.25)  # side by side where they would hide each other
@@ -152,11 +140,7 @@ def bias(table: pd.DataFrame) -> Figure:
 
 @plt.rc_context(CHART)
 def bias_by_layer(table: pd.DataFrame) -> Figure:
-    """CKA between two learners at every layer, on the same and on unrelated images.
-
-    Args:
-        table: as `d2ue.lessons.redundancy.bias_by_layer` gives it.
-    """
+    """`redundancy.bias_by_layer`: CKA of two learners on the same and on unrelated images."""
     layers = table.drop_duplicates("layer")
     figure, axes = axes_grid(1, 1, (9.5, 4.2))
     axis, x = axes[0, 0], np.arange(len(layers))
@@ -181,12 +165,9 @@ def bias_by_layer(table: pd.DataFrame) -> Figure:
 
 @plt.rc_context(CHART)
 def start_gradients(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """How hard each similarity pushes at the first step, by reading; one panel a layer.
+    """`redundancy.start_gradients` by layer: how hard each similarity pushes, by reading.
 
     Ratios below 1e-24 are drawn there, as crosses: mostly exact zeros.
-
-    Args:
-        tables: by layer, as `d2ue.lessons.redundancy.start_gradients` gives them.
     """
     floor = 1e-24
     readings = list(dict.fromkeys(r for table in tables.values() for r in table["reading"]))
@@ -219,12 +200,7 @@ def start_gradients(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 @plt.rc_context(CHART)
 def rescaled_neurons(curves: Mapping[str, np.ndarray], factors: Sequence[float]) -> Figure:
-    """CKA of a learner with its copy in which one neuron was made louder: a line a neuron.
-
-    Args:
-        curves: by layer, [neurons, len(factors)].
-        factors: the factors.
-    """
+    """`redundancy.rescaled_neurons` by layer, [neurons, len(factors)]: a line a neuron."""
     figure, axes = axes_grid(1, len(curves), (5.4 * len(curves), 3.8), sharey=True)
     for axis, (layer, values) in zip(axes[0], curves.items(), strict=True):
         axis.plot(factors, values.T, color=PALETTE[0], linewidth=0.9, alpha=0.6)

@@ -176,9 +176,9 @@ def relative_scores(learners: Learners, x: np.ndarray, y: np.ndarray) -> dict[st
     return {name: values / levels[name] for name, values in scores(learners, x, y).items()}
 
 
-def places_off_the_normals(step: float = 0.01) -> np.ndarray:
+def places_off_the_normals() -> np.ndarray:
     """Every x of SPAN at least MARGIN away from the bands: the gap, both ends; float64 [places]."""
-    x = np.arange(round((SPAN[1] - SPAN[0]) / step) + 1) * step + SPAN[0]
+    x = np.arange(round((SPAN[1] - SPAN[0]) * 100) + 1) * 0.01 + SPAN[0]
     # A hair less than the margin, so that rounding does not decide about its end.
     apart = [(x < low - MARGIN + 1e-9) | (x > high + MARGIN - 1e-9) for low, high in BANDS]
     return x[np.logical_and.reduce(apart)]
