@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from d2ue.datasets import ImageSet, box_cover, phantom
+from d2ue.datasets import ImageSet, box_cover
 from d2ue.lessons import localisation as loc
 
 
@@ -210,11 +210,9 @@ def test_a_perfect_map_is_perfect(lesions):
         )
 
 
-@pytest.mark.parametrize("value", [0.0, 3.5])
-def test_a_constant_map_is_chance(lesions, value):
-    cover = lesions * 1.0
-    found = all_measures(cover, np.full(lesions.shape, value))
-    assert found == pytest.approx({name: loc.chance(name, cover) for name in found})
+def test_a_constant_map_is_chance(lesions):
+    values = all_measures(lesions * 1.0, np.zeros(lesions.shape))
+    assert values == pytest.approx({name: loc.chance(name, lesions * 1.0) for name in values})
 
 
 def test_a_random_map_is_chance(lesions):
@@ -230,12 +228,6 @@ def test_a_random_map_is_chance(lesions):
             assert abs(np.mean(values) - loc.chance(name, cover)) < 4 * error + 0.002, name
 
 
-def test_an_inverted_map_is_the_worst(lesions):
-    found = all_measures(lesions * 1.0, 1.0 - lesions)
-    for name in ("pixel AUC", "AUPRO", "pointing game", "energy inside"):
-        assert found[name] == pytest.approx(0, abs=1e-12)
-
-
 def test_only_the_order_counts_but_for_energy(lesions):
     cover = lesions * 1.0
     maps = np.random.default_rng(2).random(lesions.shape) + 0.3 * lesions
@@ -245,14 +237,6 @@ def test_only_the_order_counts_but_for_energy(lesions):
     assert sharpened > energy + 0.05
     rescaled = loc.energy_inside(cover, maps * np.arange(1, 19)[:, None, None, None])
     assert np.allclose(rescaled, loc.energy_inside(cover, maps), equal_nan=True)
-
-
-def test_a_loud_normal_image_costs_pixels_but_not_the_pointing_game(lesions):
-    cover, maps = lesions * 1.0, lesions * 1.0
-    maps[-1] = 2.0
-    found = all_measures(cover, maps)
-    assert found["pointing game"] == found["energy inside"] == 1
-    assert max(found[name] for name in loc.PIXEL_MEASURES) < 0.99
 
 
 # --- the comparison ---
@@ -322,22 +306,13 @@ def test_images_with_and_without_lesions_are_resampled_apart(lesions):
 
 def test_the_interval_of_energy_is_that_of_a_mean():
     """By the central limit theorem: 1.96 standard errors either way."""
-    rng = np.random.default_rng(0)
     cover = np.zeros((200, 1, 4, 4))
     cover[:, :, :2] = 1
-    maps = rng.random(cover.shape) ** 3
-    table = loc.compare({"dual": maps}, cover, False, resamples=2000)
-    row = table[table["measure"] == "energy inside"].iloc[0]
+    maps = np.random.default_rng(0).random(cover.shape) ** 3
+    row = loc.compare({"dual": maps}, cover, False, resamples=2000).set_index("measure").iloc[1]
     values = loc.energy_inside(cover, maps)
     assert row.value == pytest.approx(values.mean())
-    width = 2 * 1.96 * values.std(ddof=1) / np.sqrt(200)
-    assert row.high - row.low == pytest.approx(width, rel=0.08)
-
-
-def test_an_interval_is_reproducible(lesions):
-    maps = {"dual": noisy(lesions, 10, 2)}
-    one, two = (loc.compare(maps, lesions * 1.0, True, resamples=100) for _ in range(2))
-    assert one.equals(two)
+    assert row.high - row.low == pytest.approx(2 * 1.96 * values.std(ddof=1) / 200**0.5, rel=0.08)
 
 
 def test_boxes_leave_pixel_measures_out(lesions):
@@ -394,19 +369,6 @@ def test_controls_are_what_they_are_called():
     assert np.allclose(blob, blob[..., ::-1]) and np.allclose(blob, blob.swapaxes(2, 3))
     assert blob[0, 0, 4, 4] == 1
     assert blob[0, 0, 4, 0] == pytest.approx(np.exp(-((4 / 9 / 0.2) ** 2) / 2))
-
-
-def test_controls_beat_chance_on_phantoms():
-    """Why they are there: lesions of the head lie in the brain, so "the middle" is a good guess."""
-    drawn = phantom(n_train=60, n_test_normal=10, n_test_abnormal=40, image_size=32, progress=False)
-    cover, exact = loc.truth_cover(drawn.test)
-    maps = loc.controls(drawn.train, drawn.test)
-    table = loc.compare(maps, cover, exact, reference="centred blob", resamples=200)
-    blob = table[table["map"] == "centred blob"].set_index("measure")
-    assert (
-        blob.loc[["pixel AUC", "AUPRO", "energy inside"], "low"]
-        > blob["chance"].loc[["pixel AUC", "AUPRO", "energy inside"]]
-    ).all()
 
 
 # --- bad input ---
