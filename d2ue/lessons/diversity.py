@@ -220,15 +220,14 @@ def coverage_lines(cells: Mapping[str, Sequence[Cell]]) -> list[str]:
 
 
 def gains(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
-    """What one learner more brings, paired by seed, beside what it costs.
+    """What one more learner brings, paired by seed, beside the learner-epochs that it adds.
 
     Args:
         table: rows that differ in seed, repulsion_weight and learners alone.
         columns: titles by column.
 
     Returns:
-        A row a weight and step: "λ", "N" (2 to 3, ...), "cost" (the share of learner-epochs that
-        it adds, percent), and for each title the mean gain and its range over seeds, as text.
+        A row a weight and step, as text; for each title the mean gain and its range over seeds.
     """
     rows = []
     for weight, part in table.groupby("repulsion_weight"):
@@ -317,12 +316,9 @@ def rank_correlation(
     Args:
         table: a row a point, with a column "seed"; rows with a NaN in x or y are left out.
         x: column.
-        y: column.
+        y: column; rho is NaN where one of them does not vary.
         within: column of groups whose means are taken out of x and y first, so that differences
-            between groups (of backbones, say) do not count; None = pooled.
-
-    Returns:
-        The correlation with its intervals; rho is NaN where x or y does not vary.
+            between groups (such as backbones) do not count; None = pooled.
 
     Raises:
         InputError: if under three points are left.
@@ -373,10 +369,6 @@ def correlations(
         xs: titles by column.
         ys: titles by column.
         within: as for `rank_correlation`.
-
-    Returns:
-        Texts and numbers: diversity, AUC of, rho, interval by seeds, naive interval, points,
-        seeds, and "clear of 0" (yes or no: whether the interval by seeds leaves out 0).
     """
     rows = []
     for (x, x_title), (y, y_title) in itertools.product(xs.items(), ys.items()):

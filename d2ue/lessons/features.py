@@ -33,14 +33,8 @@ def distance(p: Tensor, q: Tensor) -> float:
 
     sqrt( mean_b ‖p_b - q_b‖² / mean over b, b' and both learners of ‖p_b - p_b'‖² ): 0 for equal
     features, about 1 and more where the learners' clouds do not overlap. It changes when either
-    feature is rotated, shifted or scaled, as embeddings of features do.
-
-    Args:
-        p: [n, d] of one learner.
-        q: [n, d] of another, the same images.
-
-    Returns:
-        0 or more; NaN where both features are constant.
+    feature is rotated, shifted or scaled, as embeddings of features do. NaN where both features
+    [n, d] are constant.
     """
     p, q = p.double(), q.double()
     # The mean squared distance of two images, drawn independently, is twice the variance.
@@ -51,15 +45,8 @@ def distance(p: Tensor, q: Tensor) -> float:
 def procrustes(p: Tensor, q: Tensor) -> float:
     """What is left of the difference after the best shift, rotation, reflection and scale.
 
-    `scipy.spatial.procrustes`: the sum of squares that remains, of two features brought to unit
-    size.
-
-    Args:
-        p: [n, d] of one learner.
-        q: [n, d] of another, the same images.
-
-    Returns:
-        0 (the same up to those) to 1 (nothing in common); 1 where a feature is constant.
+    The sum of squares that remains of two features [n, d] brought to unit size: 0 (the same up to
+    those) to 1 (nothing in common); 1 where a feature is constant.
     """
     from scipy import spatial  # here: importing it takes longer than most uses of this file
 
@@ -93,7 +80,7 @@ def class_matrices(
         labels: [n], 0 or 1.
 
     Returns:
-        By (name, title), float64 [N, N], symmetric, 1 on the diagonal (0 if a feature is constant).
+        By (name, title), float64 [N, N]; 0 for a feature that is constant, with itself too.
     """
     return {
         (name, f"{images}: {title}"): MEASURES[title](x.unsqueeze(1), x.unsqueeze(0)).numpy()
@@ -104,15 +91,11 @@ def class_matrices(
 
 
 def feature_table(features: Mapping[str, Tensor], labels: np.ndarray) -> pd.DataFrame:
-    """The numbers beside an embedding, a row a set of learners and a class of images.
+    """Means of `MEASURES` over pairs of learners, a row a set of learners and a class of images.
 
     Args:
         features: by name, [N, n, d], N >= 2.
         labels: [n], 0 or 1.
-
-    Returns:
-        Indexed by (features, images); a column a measure of `MEASURES`, mean over pairs of
-        learners.
     """
     rows = {
         (name, images): {
@@ -138,7 +121,7 @@ def rotated_copies(feature: Tensor, n: int, seed: int = 0) -> Tensor:
 
 
 def embed(features: Tensor, method: str = "tsne", seed: int = 0, perplexity: float = 30) -> Any:
-    """All learners' features in one picture: a point a learner and image.
+    """All learners' features [N, n, d] in one picture: [N, n, 2], without unit or direction.
 
     Features go in as they are, the learners' in one heap, as the paper's Fig. 1b does. The
     picture depends on coordinates: see `rotated_copies`.
@@ -148,9 +131,6 @@ def embed(features: Tensor, method: str = "tsne", seed: int = 0, perplexity: flo
         method: "tsne" (scikit-learn) or "umap" (umap-learn, a package of the notebooks).
         seed: of the embedding.
         perplexity: of t-SNE; for UMAP the number of neighbours.
-
-    Returns:
-        float [N, n, 2]; its axes have no unit and no direction.
 
     Raises:
         InputError: if umap-learn is not installed, or there are too few points for the perplexity.
@@ -182,13 +162,9 @@ def embed(features: Tensor, method: str = "tsne", seed: int = 0, perplexity: flo
 
 
 def separation(points: np.ndarray | Tensor) -> float:
-    """How far apart the learners lie in a picture or in feature space: their mean silhouette.
+    """How far apart N >= 2 learners' clouds of points [N, n, k] lie: their mean silhouette.
 
-    Args:
-        points: [N, n, k], a cloud of n points for each of N >= 2 learners.
-
-    Returns:
-        -1 to 1; 0 = the clouds lie over one another, 1 = tight clouds far apart.
+    -1 to 1; 0 = the clouds lie over one another, 1 = tight clouds far apart.
     """
     from sklearn.metrics import silhouette_score
 
@@ -200,14 +176,11 @@ def separation(points: np.ndarray | Tensor) -> float:
 def separation_table(
     features: Mapping[str, Tensor], panels: Mapping[tuple[str, str], np.ndarray]
 ) -> pd.DataFrame:
-    """`separation` of the learners in feature space and in every picture of it.
+    """`separation` in feature space and in every picture of it; a row a name, a column a picture.
 
     Args:
         features: by name, [N, n, d].
         panels: by (name, title of the picture), [N, n, 2].
-
-    Returns:
-        Indexed by name, a column a picture, "feature space" first.
     """
     apart = {name: {"feature space": separation(every)} for name, every in features.items()}
     for (name, title), points in panels.items():
@@ -268,17 +241,16 @@ def watch_training(
     in evaluation mode for the look, and images it is not trained on can be taken.
 
     Args:
-        configs: the ensembles' settings; they may differ in seed, similarity, lambda, layer and
-            number of learners.
+        configs: as for `train_ensembles`, which the ensembles come from.
         train: normal images to train on.
         images: uint8 [n, 1, H, W] by name ("normal", "abnormal"), n >= 4.
         layer: whose features are compared.
         device: as for `train_ensembles`.
 
     Returns:
-        The ensembles, as `train_ensembles` gives them; and a table with a row a pair and epoch:
-        ensemble (position in `configs`), seed, repulsion_weight (0 where nothing is repelled),
-        senior, learner (numbers from 1), epoch (from 1), images, cka, debiased.
+        The ensembles, and a table with a row a pair and epoch: ensemble (position in `configs`),
+        seed, repulsion_weight (0 where nothing is repelled), senior, learner (numbers from 1),
+        epoch (from 1), images, cka, debiased.
     """
     recorder = _Recorder(configs[0], images, layer)
     ensembles = train_ensembles(configs, train, device=device, progress=False, store=recorder)

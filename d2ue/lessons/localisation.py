@@ -132,15 +132,12 @@ def region_weights(masks: np.ndarray) -> np.ndarray:
 
 
 def _count(masks: np.ndarray, level: np.ndarray, levels: int) -> list[np.ndarray]:
-    """What stands at each level of the maps, 0 being the highest; [rows, levels] each.
+    """Abnormal pixels, normal pixels and the sum of `region_weights` at each level of the maps.
 
     Args:
         masks: bool [rows, ..., H, W].
-        level: of each pixel, of the same shape.
-        levels: how many there are.
-
-    Returns:
-        Abnormal pixels, normal pixels, and the sum of `region_weights`.
+        level: of each pixel, of the same shape, 0 being the highest.
+        levels: how many there are; each count is [rows, levels].
     """
     rows = len(masks)
     place = np.arange(rows)[:, None] * levels + level.reshape(rows, -1)
@@ -184,11 +181,8 @@ def pointing_game(cover: np.ndarray, maps: np.ndarray) -> np.ndarray:
     hit equally, so that a constant map gets chance, the share of the image's area that is inside.
 
     Args:
-        cover: [n, 1, H, W], 0 to 1.
+        cover: [n, 1, H, W], 0 to 1; where it is empty NaN is returned.
         maps: [n, 1, H, W], finite, higher = more abnormal.
-
-    Returns:
-        [n], 0 to 1; NaN where the cover is empty.
     """
     return _mean_cover(cover, maps == maps.max((1, 2, 3), keepdims=True))
 
@@ -196,15 +190,12 @@ def pointing_game(cover: np.ndarray, maps: np.ndarray) -> np.ndarray:
 def energy_inside(cover: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """For each image, the share of the map's sum that is inside the truth.
 
-    Not only the order of the values counts here: sharpening a map changes it.
+    Not only the order of the values counts here: sharpening a map changes it. Chance, and what a
+    constant map (all zeros too) gets, is the share of the image's area that is inside.
 
     Args:
-        cover: [n, 1, H, W], 0 to 1.
+        cover: [n, 1, H, W], 0 to 1; where it is empty NaN is returned.
         maps: [n, 1, H, W], finite and not negative.
-
-    Returns:
-        [n], 0 to 1; chance, and what a constant map (all zeros too) gets, is the share of the
-        image's area that is inside. NaN where the cover is empty.
 
     Raises:
         InputError: if a map holds a negative value.
@@ -367,9 +358,7 @@ def per_image(
 def layout(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     """A `compare` table for reading: a row a map, a column a measure, percent with intervals.
 
-    Args:
-        table: of `compare`.
-        names: what to call each map; those left out keep their names.
+    `names` say what to call each map; those left out keep their names.
     """
     cells = [
         f"{100 * r.value:.1f} ({100 * r.low:.1f} to {100 * r.high:.1f})" for r in table.itertuples()
@@ -383,10 +372,7 @@ def layout(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
 def readings(table: pd.DataFrame, reference: str, names: Mapping[str, str]) -> list[str]:
     """What a `compare` table says of its reference, a sentence a measure, true whatever it holds.
 
-    Args:
-        table: of `compare` with this reference.
-        reference: the map the sentences are about.
-        names: what to call each map; those left out keep their names.
+    `names` say what to call each map; those left out keep their names.
     """
     sentences = []
     for measure, part in table.groupby("measure", sort=False):

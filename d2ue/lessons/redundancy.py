@@ -87,7 +87,7 @@ def survival(networks: Mapping[str, Autoencoder], x: Tensor) -> pd.DataFrame:
     """How far each transformation of each layer moves the output.
 
     Args:
-        networks: by name, e.g. the backbone's; in evaluation mode.
+        networks: by name, in evaluation mode.
         x: images [B, 1, H, W] in [-1, 1], of the networks' type (float64 shows rounding best).
 
     Returns:
@@ -142,11 +142,7 @@ def similarity_to_copies(
 
 
 def fooled_by(table: pd.DataFrame) -> dict[str, list[str]]:
-    """By similarity, the transformations of which some copy is given less than 0.999.
-
-    Args:
-        table: as `similarity_to_copies` gives it.
-    """
+    """By similarity, the transformations some copy of which `similarity_to_copies` puts < 0.999."""
     worst = table.groupby(["similarity", "transformation"], sort=False)["value"].min()
     return {
         name: [kind for kind, value in worst[name].items() if value < 0.999]
@@ -158,16 +154,10 @@ def fooled_by(table: pd.DataFrame) -> dict[str, list[str]]:
 def rescaled_neurons(
     network: Autoencoder, x: Tensor, layer: str, factors: Sequence[float]
 ) -> np.ndarray:
-    """Linear CKA of a feature with itself after one neuron was made louder, for every neuron.
-
-    Args:
-        network: one learner (R = 1) in evaluation mode.
-        x: images [B, 1, H, W].
-        layer: whose feature.
-        factors: by how much, each > 0.
+    """Linear CKA of one learner's feature with itself after one neuron was made louder.
 
     Returns:
-        [neurons, len(factors)], 1 where the factor is 1.
+        [neurons, len(factors)]; factors are > 0, and 1 gives 1.
     """
     p, neurons = features(network, x, layer)[0], channels(network, layer)
     parts = p.unflatten(-1, (neurons, -1))  # the values of a neuron lie side by side

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,31 +26,6 @@ from d2ue.plotting.style import (
     legend_entry,
     name_rows,
 )
-
-
-@plt.rc_context(CHART)
-def auc_by_seed(table: pd.DataFrame, groups: Mapping[float, str]) -> Figure:
-    """Every seed's AUC by score method, without and with repulsion; lines join one seed.
-
-    Args:
-        table: as `d2ue.experiments.score_table` gives it.
-        groups: name of each repulsion weight, in the order to draw.
-    """
-    methods = list(dict.fromkeys(table["method"]))
-    figure, axes = axes_grid(1, len(methods), (3.2 * len(methods), 3.2), sharey=True)
-    for axis, method in zip(axes[0], methods, strict=True):
-        part = table[table["method"] == method]
-        wide = part.pivot(index="seed", columns="repulsion_weight", values="AUC")
-        wide = wide[[weight for weight in groups if weight in wide.columns]]
-        for (seed, values), colour in zip(wide.iterrows(), cycle(PALETTE), strict=False):
-            axis.plot(range(len(values)), values, "o-", color=colour, label=f"seed {seed}")
-        axis.axhline(50, **CHANCE)
-        axis.set_xticks(range(wide.shape[1]), [groups[w] for w in wide.columns])
-        axis.set_xlim(-0.4, wide.shape[1] - 0.6)
-        axis.set_title(METHOD_TITLES.get(method, method))
-    axes[0, 0].set_ylabel("AUC, percent (dotted: chance)")
-    axes[0, -1].legend(fontsize=10)
-    return figure
 
 
 @plt.rc_context(CHART)
@@ -210,17 +186,34 @@ def published_against_cleaned(frame: pd.DataFrame, title: str = "") -> Figure:
     return figure
 
 
+def auc_by_seed(table: pd.DataFrame) -> Figure:
+    """`paired_by_seed` of every score's AUC.
+
+    Args:
+        table: as `d2ue.experiments.score_table` gives it.
+    """
+    methods = {method: METHOD_TITLES.get(method, method) for method in table["method"].unique()}
+    keys = ["seed", "repulsion_weight"]
+    wide = table.pivot(index=keys, columns="method", values="AUC").reset_index()
+    figure = paired_by_seed(wide, methods, sharey=True)
+    for axis in figure.axes[: len(methods)]:
+        axis.axhline(50, **CHANCE)
+    figure.axes[0].set_ylabel("AUC, percent (dotted: chance)")
+    return figure
+
+
 @plt.rc_context(CHART)
-def paired_by_seed(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
+def paired_by_seed(table: pd.DataFrame, columns: Mapping[str, str], **options: Any) -> Figure:
     """What repulsion changes, a panel a quantity: each line is one seed, without and with.
 
     Args:
         table: a row an ensemble, with the columns seed, repulsion_weight and those named next.
         columns: titles by column.
+        options: of `axes_grid`.
     """
     wide = 3 if len(columns) % 3 == 0 else 4
     tall = -(-len(columns) // wide)
-    figure, axes = axes_grid(tall, wide, (3.3 * wide, 2.5 * tall))
+    figure, axes = axes_grid(tall, wide, (3.3 * wide, 2.5 * tall + 0.5), **options)
     for axis in axes.flat[len(columns) :]:
         axis.axis("off")
     for axis, (column, title) in zip(axes.flat, columns.items(), strict=False):
@@ -231,7 +224,6 @@ def paired_by_seed(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
         axis.set_xticks([0, 1], ["none", "repulsion"])
         axis.set_xlim(-0.35, 1.35)
         axis.set_title(title)
-    handles, names = axes.flat[0].get_legend_handles_labels()
-    place = {"loc": "outside lower center", "ncols": min(len(names), 8)}
-    figure.legend(handles, names, **place, fontsize=10)
+    seeds = axes.flat[0].get_legend_handles_labels()[0]
+    figure.legend(handles=seeds, loc="outside lower center", ncols=min(len(seeds), 8), fontsize=10)
     return figure
