@@ -102,7 +102,7 @@ def rotated(network: Autoencoder, layer: str, rotation: np.ndarray | Tensor) -> 
     so that it holds in evaluation mode only.
 
     Args:
-        network: any number of replicas; all are changed alike.
+        network: any number of replicas; all are changed alike, as in the other functions.
         layer: a name of `network.layers`.
         rotation: orthogonal U, [C, C] with C = `channels(network, layer)`; P becomes P U.
 
@@ -135,9 +135,8 @@ def keeps_function(network: Autoencoder, layer: str, transformation: str) -> boo
     """Whether a transformation of a layer leaves the function as it is (the table above).
 
     Raises:
-        InputError: if layer or transformation is unknown.
+        InputError: if the layer is unknown.
     """
-    _check_transformation(transformation)
     no_relu_follows = not _site(network, layer).affine
     return transformation != "rotated" or no_relu_follows
 
@@ -152,7 +151,9 @@ def random_copy(
     Raises:
         InputError: if layer or transformation is unknown.
     """
-    _check_transformation(transformation)
+    if transformation not in TRANSFORMATIONS:
+        known = ", ".join(TRANSFORMATIONS)
+        raise InputError(f"transformation must be one of {known}, not {transformation}.")
     n, rng = channels(network, layer), np.random.default_rng(seed)
     if transformation == "scaled":
         return scaled(network, layer, 5 ** rng.uniform(-1, 1))
@@ -177,33 +178,21 @@ _Part = tuple[Tensor, int]
 
 
 class _Site(NamedTuple):
-    """The weights around one layer's feature, each as `_Part`.
-
-    Attributes:
-        channels: neurons of the layer.
-        makers: weight and bias of the map that gives the feature.
-        affine: BatchNorm's weight and bias; empty where no BatchNorm (and so no ReLU) follows.
-        statistics: BatchNorm's running mean and variance.
-        reader: the weight that reads the feature.
-        memory: MemAE's items, where they stand between.
-    """
+    """The weights around one layer's feature."""
 
     channels: int
-    makers: list[_Part]
-    affine: list[_Part]
-    statistics: list[_Part]
-    reader: _Part
-    memory: list[_Part]
+    makers: list[_Part]  # weight and bias of the map that gives the feature
+    affine: list[_Part]  # BatchNorm's weight and bias; empty where none (and so no ReLU) follows
+    statistics: list[_Part]  # BatchNorm's running mean and variance
+    reader: _Part  # the weight that reads the feature
+    memory: list[_Part]  # MemAE's items, where they stand between
 
     def undo(self, inverse: Tensor, forth: Tensor) -> None:
         """Have the reader take P M for P: its weights along the inputs times M's inverse transpose.
 
-        Where MemAE's memory reads z, its items take the inverse: addressing stays, and the mixture
-        of changed items is changed the other way about, which the next layer undoes by M.
-
-        Args:
-            inverse: the transpose of M's inverse.
-            forth: M.
+        `inverse` is the transpose of M's inverse, `forth` is M. Where MemAE's memory reads z, its
+        items take the inverse: addressing stays, and the mixture of changed items is changed the
+        other way about, which the next layer undoes by M.
         """
         _mix(self.memory, inverse)
         _mix([self.reader], forth if self.memory else inverse)
@@ -247,8 +236,3 @@ def _mix(parts: Sequence[_Part], matrix: Tensor) -> None:
             split = tensor.unflatten(axis, (len(matrix), -1))
             mixed = (split.movedim(axis, -1) @ matrix.to(tensor)).movedim(-1, axis)
             tensor.copy_(mixed.reshape(tensor.shape))
-
-
-def _check_transformation(name: str) -> None:
-    if name not in TRANSFORMATIONS:
-        raise InputError(f"transformation must be one of {', '.join(TRANSFORMATIONS)}, not {name}.")

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -84,11 +85,8 @@ def normal_points(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Normal points, x evenly from the bands and y = curve(x) + noise; float64 [n] each.
 
-    Args:
-        n: how many.
-        noise: standard deviation of y about the curve.
-        seed: of both.
-        held_out: whether to draw other points than those learners are trained on.
+    `noise` is y's standard deviation about the curve; `held_out` draws other points than those
+    learners are trained on.
     """
     rng = np.random.default_rng([seed, _HELD_OUT + held_out])
     low, high = np.array(BANDS)[rng.integers(len(BANDS), size=n)].T
@@ -97,18 +95,13 @@ def normal_points(
 
 
 def train_many(seeds: Sequence[int], n_learners: int, noise: float = 0.1) -> list[Learners]:
-    """Ensembles of several seeds, all learners side by side in batched products.
+    """An ensemble of n_learners a seed, all learners side by side in batched products.
 
     Full batches, mean squared error, Adam; initial weights as PyTorch's Linear draws them. Neither
     the number of learners nor the other seeds change what a learner becomes.
 
-    Args:
-        seeds: one ensemble each.
-        n_learners: learners in an ensemble, >= 1.
-        noise: standard deviation of the normal points about the curve, >= 0.
-
     Raises:
-        InputError: if a number is out of range.
+        InputError: if there is no seed, no learner, or negative noise.
     """
     if n_learners < 1 or not noise >= 0 or not len(seeds):
         raise InputError("The toy takes at least one seed and one learner, and noise of 0 or more.")
@@ -134,11 +127,6 @@ def train(n_learners: int = 2, noise: float = 0.1, seed: int = 0) -> Learners:
 
 def scores(learners: Learners, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     """Four scores of points (x, y), each float64 [points], >= 0, higher = more abnormal.
-
-    Args:
-        learners: at least two.
-        x: float [points].
-        y: float [points].
 
     Returns:
         "output" (Unc, Eq. 5) std_i f_i(x); "dual" (DSU, Eq. 6) std_i(L_i dL_i/dx) with
@@ -197,11 +185,7 @@ def effect(learners: Learners, height: float = 1.0) -> dict[str, float | bool]:
     **blind** if the output uncertainty there raises no alarm: it is not above the level that 95 %
     of held-out normals stay below. The effect *holds* if DSU, at its own level of the same kind,
     raises an alarm at more than half of the blind places. Without a blind place there is nothing
-    for DSU to add, and the effect does not hold.
-
-    Args:
-        learners: at least two.
-        height: of the abnormal points above the curve; 0 puts them on its continuation.
+    for DSU to add, and the effect does not hold. A height of 0 puts the points on the curve.
 
     Returns:
         seed; learners; height; blind, the share of places that are blind to "output"; of these,
@@ -251,11 +235,9 @@ def slider_positions(noise: float = 0.1, seed: int = 0, height: float = 1.0) -> 
 def counts(effects: pd.DataFrame) -> pd.DataFrame:
     """In how many seeds what holds: `effects`, a row a number of learners and height.
 
-    Returns:
-        "seeds"; "with a blind place"; "blind, %", the median over seeds of the share of places off
-        the normals; "DSU", the number of seeds in which it raises an alarm at more than half of
-        the blind places, which is that the effect holds; "slopes alone" and "error alone", the same
-        for the parts of DSU; and "DSU blind, %", the median share of places where DSU is silent.
+    Seeds; those with a blind place; the median share of places that are blind; the seeds in which
+    DSU (the effect holds), its slopes alone and its error alone raise an alarm at more than half of
+    the blind places; and the median share of places where DSU is silent.
     """
     rows = effects.groupby(["learners", "height"], sort=False)
 
@@ -271,40 +253,24 @@ def counts(effects: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table | {"DSU blind, %": median("dual_blind")})
 
 
-@dataclass(frozen=True, eq=False)
-class View:
-    """What a picture of the toy shows.
+class View(NamedTuple):
+    """What a picture of the toy shows; scores are in multiples of their alarm levels."""
 
-    Attributes:
-        normals: the points the learners were trained on, x and y.
-        x: float64 [places], over SPAN.
-        curves: f_i(x), [N, places].
-        height: of the abnormal points above the curve.
-        along: by score, [places]: the score of (x, curve(x) + height) in multiples of its level.
-        point: the abnormal point looked at, (x, y).
-        tangents: (f_i, f_i') at the point's x, [N, 2].
-        at_point: by score, the point's score in multiples of its alarm level.
-        dual_on_curve: DSU, in multiples of its level, of the point on learner 1's curve below.
-    """
-
-    normals: tuple[np.ndarray, np.ndarray]
-    x: np.ndarray
-    curves: np.ndarray
-    height: float
-    along: dict[str, np.ndarray]
-    point: tuple[float, float]
-    tangents: np.ndarray
-    at_point: dict[str, float]
-    dual_on_curve: float
+    normals: tuple[np.ndarray, np.ndarray]  # the points that learners were trained on, x and y
+    x: np.ndarray  # [places], over SPAN
+    curves: np.ndarray  # f_i(x), [N, places]
+    height: float  # of the abnormal points above the curve
+    along: dict[str, np.ndarray]  # by score, [places]: of the points (x, curve(x) + height)
+    point: tuple[float, float]  # the abnormal point looked at
+    tangents: np.ndarray  # f_i and f_i' at the point's x, [N, 2]
+    at_point: dict[str, float]  # by score, of the point
+    dual_on_curve: float  # DSU of the point on learner 1's curve below
 
 
 def view(learners: Learners, place: float | None = None, height: float = 1.0) -> View:
-    """Everything a picture of these learners and one abnormal point needs.
+    """These learners and one abnormal point, `height` above the curve at x = `place`.
 
-    Args:
-        learners: at least two.
-        place: the point's x; None = `place_of_agreement`.
-        height: the point's distance above the curve.
+    Without a place it stands at `place_of_agreement`.
     """
     place = place_of_agreement(learners) if place is None else float(place)
     at = np.array([place])
