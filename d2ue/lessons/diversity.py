@@ -111,11 +111,9 @@ def as_in_the_paper(table: pd.DataFrame) -> pd.Series:
     A seed of a backbone has one of each.
     """
     paper = TrainConfig()
-    repelled = (
-        table["similarity"].eq(paper.similarity)
-        & table["repulsion_weight"].eq(paper.repulsion_weight)
-        & table["layer"].eq(paper.layer)
-    )
+    of_repulsion = ["similarity", "repulsion_weight", "layer"]
+    wanted = [getattr(paper, name) for name in of_repulsion]
+    repelled = (table[of_repulsion] == wanted).all(axis=1)
     return table["learners"].eq(paper.n_learners) & (table["similarity"].eq("none") | repelled)
 
 
@@ -246,8 +244,7 @@ def effects(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
     """What repulsion changes, paired by seed.
 
     Args:
-        table: an ensemble without and one with repulsion for every seed, as `ensemble_table` or
-            `record_table` gives them.
+        table: an ensemble without and one with repulsion for every seed.
         columns: titles by column; values above 0.
 
     Returns:
@@ -283,22 +280,14 @@ def effect_lines(changes: pd.DataFrame) -> list[str]:
 
 
 class Correlation(NamedTuple):
-    """A rank correlation with two intervals of 95 %.
+    """A rank correlation with two intervals of 95 %."""
 
-    Attributes:
-        rho: Spearman's, -1 to 1.
-        low, high: interval with the seeds as independent units; NaN under two seeds.
-        naive_low, naive_high: interval as if every point were independent; for comparison only.
-        points: rows that were compared.
-        seeds: how many.
-    """
-
-    rho: float
-    low: float
+    rho: float  # Spearman's, -1 to 1
+    low: float  # with the seeds as independent units; NaN under two seeds
     high: float
-    naive_low: float
+    naive_low: float  # as if every point were independent; for comparison only
     naive_high: float
-    points: int
+    points: int  # rows that were compared
     seeds: int
 
 

@@ -33,21 +33,13 @@ from d2ue.training import LearnerTask, initial_network
 
 
 class Specimens(NamedTuple):
-    """What the lesson measures on.
+    """What the lesson measures on."""
 
-    Attributes:
-        images: uint8 [n, 1, H, W], normal phantoms.
-        x: the same as networks take them, [n, 1, H, W] in [-1, 1].
-        pair: two AE trained apart.
-        learner: the first of them, in float64: there rounding is easily told from a difference.
-        networks: it, and a MemAE and an AEU after one pass over the images, in float64.
-    """
-
-    images: np.ndarray
-    x: Tensor
-    pair: Ensemble
-    learner: Autoencoder
-    networks: dict[str, Autoencoder]
+    images: np.ndarray  # uint8 [n, 1, H, W], normal phantoms
+    x: Tensor  # the same as networks take them, in [-1, 1]
+    pair: Ensemble  # two AE trained apart
+    learner: Autoencoder  # the first of them, in float64, where rounding is no difference
+    networks: dict[str, Autoencoder]  # it, a MemAE and an AEU, in float64
 
 
 def specimens(image_size: int, n_train: int, epochs: int, batch_size: int) -> Specimens:
