@@ -8,7 +8,6 @@ from itertools import cycle
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -20,6 +19,7 @@ from d2ue.plotting.style import (
     NORMAL_COLOUR,
     PALETTE,
     axes_grid,
+    heat_table,
     legend_below,
     legend_entry,
 )
@@ -66,8 +66,8 @@ def similarity_matrices(matrices: Mapping[tuple[str, str], np.ndarray], label: s
     for key, axis in grid.items():
         numbers = range(1, len(matrices[key]) + 1)
         table = pd.DataFrame(matrices[key].round(2) + 0.0, numbers, numbers)  # no -0.00
-        look = {"vmin": 0, "vmax": 1, "cmap": "cividis", "cbar": False, "square": True}
-        sns.heatmap(table, annot=True, fmt=".2f", annot_kws={"fontsize": 11}, ax=axis, **look)
+        look = {"vmin": 0, "vmax": 1, "cbar": False, "square": True, "annot_kws": {"fontsize": 11}}
+        heat_table(axis, table, table.map("{:.2f}".format), **look)
     axes = list(grid.values())
     figure.colorbar(axes[0].collections[0], ax=axes, label=label, shrink=0.85)
     figure.supxlabel("learner", fontsize=12)

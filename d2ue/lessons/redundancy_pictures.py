@@ -6,20 +6,25 @@ House style as in `d2ue.plotting`. A dot is one measurement unless the picture s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 from d2ue.backbones import Autoencoder, forward
 from d2ue.lessons.equivalent import TRANSFORMATIONS, output_difference
-from d2ue.plotting.style import CHART, PALETTE, axes_grid, legend_below, legend_entry, show_image
+from d2ue.plotting.style import (
+    CHART,
+    PALETTE,
+    axes_grid,
+    heat_table,
+    legend_below,
+    legend_entry,
+    show_image,
+)
 from d2ue.similarity import SIMILARITIES
 
 REPELLING = [name for name in SIMILARITIES if name != "none"]
@@ -78,7 +83,7 @@ def survival(table: pd.DataFrame) -> Figure:
             "cbar": axis is axes[0, -1],
             "cbar_kws": {"label": "log10 of the largest difference"},
         }
-        _heat(axis, np.log10(wide.clip(lower=1e-17)), text, **limits, **bar)
+        heat_table(axis, np.log10(wide.clip(lower=1e-17)), text, linewidths=1, **limits, **bar)
         axis.set_title(network)
         axis.tick_params(axis="x", rotation=30)
     axes[0, 0].set_ylabel("layer, input to output")
@@ -95,15 +100,8 @@ def fooled(table: pd.DataFrame) -> Figure:
     size = (1.75 * len(REPELLING) + 1.6, 0.8 * len(kinds) + 0.9)
     figure, axes = axes_grid(1, 1, size)
     look = {"annot_kws": {"fontsize": 11}, "cbar_kws": {"label": "similarity, mean"}}
-    _heat(axes[0, 0], mean, text, vmin=0, vmax=1, **look)
+    heat_table(axes[0, 0], mean, text, vmin=0, vmax=1, linewidths=1, **look)
     return figure
-
-
-def _heat(axis: Axes, values: pd.DataFrame, text: pd.DataFrame, **look: Any) -> None:
-    """A table as colours, with its numbers."""
-    sns.heatmap(values, ax=axis, annot=text, fmt="", cmap="cividis", linewidths=1, **look)
-    axis.set(xlabel="", ylabel="")
-    axis.tick_params(axis="y", rotation=0)
 
 
 def _cell(mean: float, low: float, high: float) -> str:

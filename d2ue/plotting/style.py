@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -73,6 +74,14 @@ def name_rows(axis: Axes, names: Sequence[str]) -> None:
     """Row i of a chart is at y = i, the first on top, with half a row of air at either end."""
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
+
+
+def heat_table(axis: Axes, values: pd.DataFrame, text: pd.DataFrame, **look: Any) -> None:
+    """A table as colours with `text` in its cells; the axis keeps its labels."""
+    labels = {"xlabel": axis.get_xlabel(), "ylabel": axis.get_ylabel()}
+    sns.heatmap(values, ax=axis, annot=text, fmt="", cmap="cividis", **look)
+    axis.set(**labels)
+    axis.tick_params(axis="y", rotation=0)
 
 
 def show_image(axis: Axes, image: np.ndarray, low: float, high: float, palette: str) -> AxesImage:
