@@ -194,15 +194,6 @@ def test_auc_by_seed_joins_the_two_values_of_a_seed():
     assert figure.axes[0].get_ylabel().startswith("AUC, percent")
 
 
-def test_normal_and_abnormal_differ_in_lightness_too():
-    """So that they stay apart in a grey print and for every kind of colour blindness."""
-    lightness = [
-        0.2126 * r + 0.7152 * g + 0.0722 * b
-        for r, g, b in (plotting.NORMAL_COLOUR, plotting.ABNORMAL_COLOUR)
-    ]
-    assert abs(lightness[0] - lightness[1]) > 0.1
-
-
 # --- tables ---
 
 
