@@ -134,12 +134,12 @@ def test_histograms_count_every_image_once():
     rng = np.random.default_rng(3)
     labels = np.repeat([0, 1], (70, 30))
     scores = {m: rng.exponential(size=100) + labels for m in METHODS}
-    figure = plotting.score_histograms(scores, labels, bins=20)
+    figure = plotting.score_histograms(scores, labels)
     assert [a.get_title() for a in figure.axes] == [plotting.METHOD_TITLES[m] for m in METHODS]
     for axis, values in zip(figure.axes, scores.values(), strict=True):
         normal, abnormal = (np.array([bar.get_height() for bar in c]) for c in axis.containers)
         assert (normal.sum(), abnormal.sum()) == (70, 30)
-        edges = np.linspace(values.min(), np.quantile(values, 0.99), 21)
+        edges = np.linspace(values.min(), np.quantile(values, 0.99), 31)
         expected, _ = np.histogram(np.minimum(values[labels == 0], edges[-1]), edges)
         assert np.array_equal(normal, expected)
         assert "score" in axis.get_xlabel()

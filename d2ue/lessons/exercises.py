@@ -182,11 +182,9 @@ def check_uncertainty(answer: Function) -> None:
 
 @_check
 def check_dual(answer: Function) -> None:
-    """Exercise 5: `answer(learners, x)` is Eq. (6) with L the L1 error; [B, 1, H, W].
+    """Exercise 5: `answer(learners, x)` is Eq. (6), L_i each image's mean absolute error.
 
-    Args:
-        answer: takes a list of functions from [B, 1, H, W] to [B, 1, H, W] and images x; L_i is
-            each image's mean absolute error.
+    Learners are functions from [B, 1, H, W] to [B, 1, H, W].
     """
     mixers, x = _normal(0, 3, 16, 16) / 4, _normal(1, 2, 1, 4, 4)
 
@@ -340,10 +338,6 @@ def check_broken(answer: Function) -> None:
 
 
 def report(answers: dict[str, str]) -> str:
-    """How many of the exercises are right, as a sentence.
-
-    Args:
-        answers: what the checks said, by name.
-    """
+    """How many of the exercises are right, by what the checks said of each."""
     right = sum(text == RIGHT for text in answers.values())
     return f"{right} of {len(answers)} exercises are right."

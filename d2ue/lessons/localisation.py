@@ -67,16 +67,12 @@ def truth_cover(images: ImageSet) -> tuple[np.ndarray, bool]:
 
 
 def controls(train: ImageSet, images: ImageSet) -> dict[str, np.ndarray]:
-    """Maps that know nothing of learners, to be beaten before a map is said to find anything.
-
-    Args:
-        train: normal images, for the mean image.
-        images: those to make maps of.
+    """Maps of `images` without any learner, to be beaten before a map is said to find anything.
 
     Returns:
         By name, float32 [n, 1, H, W]: "centred blob", a Gaussian in the middle of the image, of
         standard deviation a fifth of its side, the same for all; "intensity", the image itself;
-        "distance to mean image", |X - mean of the training images|, grey levels over 255.
+        "distance to mean image", |X - mean of `train`|, grey levels over 255.
     """
     n, _, height, width = images.images.shape
     y, x = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width

@@ -34,11 +34,7 @@ TOY_LINES = {
 
 @plt.rc_context(CHART)
 def toy_view(view: View) -> Figure:
-    """The 1-D regression and one abnormal point; below it, Unc and DSU along x.
-
-    Args:
-        view: as `d2ue.lessons.toy.view` gives it.
-    """
+    """The 1-D regression and one abnormal point; below it, Unc and DSU along x."""
     figure, axes = axes_grid(2, 1, (9, 6.2), sharex=True, height_ratios=(1.2, 1))
     above, below = axes[:, 0]
     _toy_curves(above, view)
@@ -58,12 +54,7 @@ def toy_parts(view: View) -> Figure:
 
 @plt.rc_context(CHART)
 def toy_views(views: Mapping[str, View], columns: int = 3) -> Figure:
-    """Small multiples of the regression alone, each with its point's scores in the title.
-
-    Args:
-        views: by title.
-        columns: panels a row.
-    """
+    """Small multiples of the regression alone, by title, each with its point's scores in it."""
     rows = -(-len(views) // columns)
     figure, axes = axes_grid(rows, columns, (3.7 * columns, 2.75 * rows), sharex=True, sharey=True)
     for axis, (title, view) in zip(axes.flat, views.items(), strict=False):
@@ -81,11 +72,7 @@ def toy_views(views: Mapping[str, View], columns: int = 3) -> Figure:
 
 @plt.rc_context(CHART)
 def toy_effects(effects: pd.DataFrame) -> Figure:
-    """Seed by seed, both uncertainties where output uncertainty is blind; a panel a height.
-
-    Args:
-        effects: as `d2ue.lessons.toy.effects` gives it, of one number of learners.
-    """
+    """`toy.effects` of one number of learners: both uncertainties where Unc is blind, by seed."""
     groups = list(effects.groupby("height", sort=False))
     figure, axes = axes_grid(1, len(groups), (5.2 * len(groups), 3.6), sharey=True)
     for axis, (height, part) in zip(axes[0], groups, strict=True):

@@ -25,20 +25,19 @@ from d2ue.plotting.style import (
 
 
 @plt.rc_context(CHART)
-def score_histograms(
-    scores: Mapping[str, np.ndarray], labels: np.ndarray, bins: int = 30
-) -> Figure:
+def score_histograms(scores: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
     """How the image scores of normal and abnormal images overlap, one panel a method.
+
+    30 bars lie between the smallest score and the 99th percentile; higher ones fall in the last.
 
     Args:
         scores: by score method, float [n], higher = more abnormal.
         labels: [n], 0 or 1.
-        bins: bars between the smallest score and the 99th percentile; higher ones fall in the last.
     """
     figure, axes = axes_grid(1, len(scores), (4.2 * len(scores), 3.2))
     classes = ((0, "normal", NORMAL_COLOUR), (1, "abnormal", ABNORMAL_COLOUR))
     for axis, (method, values) in zip(axes[0], scores.items(), strict=True):
-        edges = np.linspace(values.min(), np.quantile(values, 0.99), bins + 1)
+        edges = np.linspace(values.min(), np.quantile(values, 0.99), 31)
         for label, name, colour in classes:
             shown = np.clip(values[labels == label], edges[0], edges[-1])
             axis.hist(shown, edges, alpha=0.6, color=colour, label=f"{name} (n = {len(shown)})")
@@ -51,11 +50,7 @@ def score_histograms(
 
 @plt.rc_context(CHART)
 def training_curves(ensembles: Mapping[str, Ensemble]) -> Figure:
-    """Loss and similarity to the seniors by epoch, a colour a learner, a line style an ensemble.
-
-    Args:
-        ensembles: by name, at least one.
-    """
+    """Loss and similarity to the seniors by epoch, a colour a learner, a line style an ensemble."""
     figure, axes = axes_grid(1, 2, (11, 3.4))
     left, right = axes[0]
     for (name, ensemble), style in zip(ensembles.items(), ("-", "--", ":", "-."), strict=False):

@@ -187,11 +187,7 @@ def published_against_cleaned(frame: pd.DataFrame, title: str = "") -> Figure:
 
 
 def auc_by_seed(table: pd.DataFrame) -> Figure:
-    """`paired_by_seed` of every score's AUC.
-
-    Args:
-        table: as `d2ue.experiments.score_table` gives it.
-    """
+    """`paired_by_seed` of every score's AUC in a table of `d2ue.experiments.score_table`."""
     methods = {method: METHOD_TITLES.get(method, method) for method in table["method"].unique()}
     keys = ["seed", "repulsion_weight"]
     wide = table.pivot(index=keys, columns="method", values="AUC").reset_index()
