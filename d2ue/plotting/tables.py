@@ -194,7 +194,7 @@ def auc_by_seed(table: pd.DataFrame) -> Figure:
     figure = paired_by_seed(wide, methods, sharey=True)
     for axis in figure.axes[: len(methods)]:
         axis.axhline(50, **CHANCE)
-    figure.axes[0].set_ylabel("AUC, percent (dotted: chance)")
+    figure.axes[0].set_ylabel("AUC, percent\n(dotted: chance)")
     return figure
 
 
