@@ -175,7 +175,7 @@ print(f"{ten['seed'].nunique()} seeds; error ratio {ten['ratio'].mean():.2f} on 
 ex.paper_layout(ten)
 
 # %%
-seeds_figure = plotting.auc_by_seed(ten)
+seeds_figure = plotting.auc_by_seed(ten, weights)
 plt.show()
 
 # %% [markdown]

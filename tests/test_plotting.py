@@ -183,7 +183,7 @@ def auc_table(seeds):
 
 def test_auc_by_seed_joins_the_two_values_of_a_seed():
     table = auc_table(3)
-    figure = plotting.auc_by_seed(table)
+    figure = plotting.auc_by_seed(table, {0.0: "none", 1.0: "repulsion"})
     for axis, method in zip(figure.axes, METHODS, strict=True):
         assert axis.get_title() == plotting.METHOD_TITLES[method]
         assert [t.get_text() for t in axis.get_xticklabels()] == ["none", "repulsion"]

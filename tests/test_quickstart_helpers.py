@@ -115,7 +115,7 @@ def test_a_sample_keeps_order_and_the_share_of_classes():
 
 
 def test_results_are_saved_as_files_that_can_be_read_back(tmp_path, table):
-    figure = plotting.auc_by_seed(table)
+    figure = plotting.auc_by_seed(table, {0.0: "none", 1.0: "repulsion"})
     folder = save_results(tmp_path / "a" / "b", {"seeds": 2}, {"scores": table}, {"auc": figure})
     files = {".d2ue", "auc.png", "parameters.json", "scores.csv"}
     assert {path.name for path in folder.iterdir()} == files

@@ -186,14 +186,18 @@ def published_against_cleaned(frame: pd.DataFrame, title: str = "") -> Figure:
     return figure
 
 
-def auc_by_seed(table: pd.DataFrame) -> Figure:
-    """`paired_by_seed` of every score's AUC in a table of `d2ue.experiments.score_table`."""
+def auc_by_seed(table: pd.DataFrame, groups: Mapping[float, str]) -> Figure:
+    """`paired_by_seed` of every score's AUC in a table of `d2ue.experiments.score_table`.
+
+    `groups` names the repulsion weights, 0 first.
+    """
     methods = {method: METHOD_TITLES.get(method, method) for method in table["method"].unique()}
     keys = ["seed", "repulsion_weight"]
     wide = table.pivot(index=keys, columns="method", values="AUC").reset_index()
     figure = paired_by_seed(wide, methods, sharey=True)
     for axis in figure.axes[: len(methods)]:
         axis.axhline(50, **CHANCE)
+        axis.set_xticks(range(len(groups)), list(groups.values()))
     figure.axes[0].set_ylabel("AUC, percent\n(dotted: chance)")
     return figure
 
