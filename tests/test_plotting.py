@@ -306,7 +306,7 @@ def test_heat_maps_draw_boxes_where_they_are(images, maps):
     assert [len(axis.patches) for axis in grid[3]] == [0, 2, 0, 2, 2, 2]
     drawn = grid[3, 1].patches[0]
     assert drawn.get_bbox().extents.tolist() == [3.5, 1.5, 7.5, 3.5]
-    red = matplotlib.colors.to_rgba(plotting.BOX_COLOUR)
+    red = matplotlib.colors.to_rgba(plotting.images.BOX_COLOUR)
     assert drawn.get_edgecolor() == red != grid[3, 3].patches[0].get_edgecolor()
 
 

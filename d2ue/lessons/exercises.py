@@ -255,16 +255,26 @@ def check_seeds(answer: Function) -> None:
     "a", "b" or "cannot tell": a method is better if the 95 % interval of the mean paired
     difference (Student's t) leaves out 0.
     """
-    large, small = "the difference is large in every seed", "the mean difference is small next to "
-    paired = "compare seed by seed: what both methods share cancels in the difference"
-    few = "with two seeds t(1) is 12.7 standard errors wide"
-    for a, b, right, why in (
-        ([80.0, 81.0, 82.0], [70.0, 71.5, 71.5], "a", large),
-        ([60.0, 70.0, 80.0], [59.0, 69.1, 78.9], "a", paired),
-        ([70.0, 75.0, 80.0], [69.0, 77.0, 74.0], "cannot tell", small + "its spread over seeds"),
-        ([75.0, 75.5, 75.2], [76.0, 76.6, 76.1], "b", "the second can be better too"),
-        ([75.0, 80.0], [70.0, 77.0], "cannot tell", few),
-    ):
+    cases = {
+        "the difference is large in every seed": ([80.0, 81.0, 82.0], [70.0, 71.5, 71.5], "a"),
+        "compare seed by seed: what both methods share cancels in the difference": (
+            [60.0, 70.0, 80.0],
+            [59.0, 69.1, 78.9],
+            "a",
+        ),
+        "the mean difference is small next to its spread over seeds": (
+            [70.0, 75.0, 80.0],
+            [69.0, 77.0, 74.0],
+            "cannot tell",
+        ),
+        "the second can be better too": ([75.0, 75.5, 75.2], [76.0, 76.6, 76.1], "b"),
+        "with two seeds t(1) is 12.7 standard errors wide": (
+            [75.0, 80.0],
+            [70.0, 77.0],
+            "cannot tell",
+        ),
+    }
+    for why, (a, b, right) in cases.items():
         value = _try(answer, list(a), list(b))
         if value != right:
             raise _Wrong(f"Not yet: for a = {a} and b = {b} it says {value!r}, but {why}.")
