@@ -83,6 +83,8 @@ def test_embedding_keeps_learners_and_images_in_their_places(refused):
     assert points.shape == (2, 15, 2)
     assert ft.separation(points) > 0.5  # the far learner is a heap of its own
     assert np.array_equal(points, ft.embed(features, "tsne", seed=1, perplexity=5))
+    with refused("tsne", "pca"):
+        ft.embed(features, "pca", perplexity=5)
     with refused("30 points"):
         ft.embed(features, "tsne", perplexity=30)
 

@@ -133,7 +133,8 @@ def embed(features: Tensor, method: str = "tsne", seed: int = 0, perplexity: flo
         perplexity: of t-SNE; for UMAP the number of neighbours.
 
     Raises:
-        InputError: if umap-learn is not installed, or there are too few points for the perplexity.
+        InputError: if the method is unknown, umap-learn is not installed, or there are too few
+            points for the perplexity.
     """
     points = features.flatten(0, 1).numpy()
     if not 1 < perplexity < len(points):
@@ -146,6 +147,8 @@ def embed(features: Tensor, method: str = "tsne", seed: int = 0, perplexity: flo
 
         flat = TSNE(perplexity=perplexity, random_state=seed, init="random").fit_transform(points)
         return flat.reshape(*features.shape[:2], 2)
+    if method != "umap":
+        raise InputError(f"Embeddings are made by tsne or umap, not by {method!r}.")
     try:
         from threadpoolctl import threadpool_limits  # scikit-learn brings it
         from umap import UMAP
