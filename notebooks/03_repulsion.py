@@ -20,7 +20,7 @@
 #
 # **Runs** in under a minute on a CPU, a third of it for UMAP, which is compiled at its first use (`neighbours = 0` leaves it out). To be that quick, one seed is trained here, on phantoms of 16 x 16 pixels; ten seeds trained in the same way are kept and stand beside it. What is said of numbers below is printed by the page, so that it stays true when you change them.
 #
-# The functions: Eq. (1) and (4) are `repulsion_loss` and `total_loss` in [`training.py`](../d2ue/training.py); Eq. (2) and (3) are `linear_cka`, `hsic` and `debiased_cka` in [`similarity.py`](../d2ue/similarity.py); the measures of this page are in [`diversity.py`](../d2ue/lessons/diversity.py).
+# The functions: Eq. (1) and (4) are `repulsion_loss` and `total_loss` in [`training.py`](../d2ue/training.py); Eq. (2) and (3) are `linear_cka`, `hsic` and `debiased_cka` in [`similarity.py`](../d2ue/similarity.py); the measures of this page are in [`features.py`](../d2ue/lessons/features.py) and [`diversity.py`](../d2ue/lessons/diversity.py).
 
 # %% tags=["parameters"]
 data: str = "phantom-chest"  # phantom, phantom-chest, or a folder with images/ and data.json
@@ -54,6 +54,7 @@ from d2ue import TrainConfig, plotting
 from d2ue import experiments as ex
 from d2ue.lessons import diversity as dv
 from d2ue.lessons import diversity_pictures as pictures
+from d2ue.lessons import features as ft
 
 dataset = dv.small_dataset(data, image_size, n_train, n_test)
 train, test = dataset.train, dataset.labelled
@@ -83,12 +84,13 @@ configs = [
     for seed in range(seeds)
     for weight in (0.0, repulsion_weight)
 ]
-ensembles, history = dv.watch_training(configs, train, images, device=device)
+ensembles, history = ft.watch_training(configs, train, images, device=device)
 curves_figure = pictures.similarity_by_epoch(history)
 plt.show()
 
 # %%
-last = dv.ends(history)
+final = history[history["epoch"] == history["epoch"].max()]
+last = final.groupby(["images", "seed", "repulsion_weight"])["debiased"].mean().unstack()
 for kind in kinds:
     lower = (last.loc[kind].diff(axis=1).iloc[:, -1] < 0).sum()
     print(f"{kind} images: debiased CKA lower with repulsion in {lower} of {seeds} seeds")
@@ -109,7 +111,7 @@ last.groupby("images").agg(["mean", "min", "max", "count"]).round(2)
 # %%
 rows = {"no repulsion": ensembles[0], "repulsion": ensembles[1]}
 features = {name: ensemble.features(test.images, "z") for name, ensemble in rows.items()}
-matrices_figure = pictures.similarity_matrices(dv.class_matrices(features, test.labels), "CKA")
+matrices_figure = pictures.similarity_matrices(ft.class_matrices(features, test.labels), "CKA")
 plt.show()
 
 # %% [markdown]
@@ -120,13 +122,13 @@ plt.show()
 # **Look for** heaps by colour (learners), in each of the three rows, and whether you could tell the rows apart without their names.
 
 # %%
-features["rotated copies"] = dv.rotated_copies(features["no repulsion"][0], learners)
+features["rotated copies"] = ft.rotated_copies(features["no repulsion"][0], learners)
 shown = np.concatenate([np.flatnonzero(test.labels == i)[: n_shown // 2] for i in (0, 1)])
 columns = {f"t-SNE {perplexity}, seed {seed}": ("tsne", seed, perplexity) for seed in (0, 1)}
 columns[f"t-SNE {perplexity // 4}, seed 0"] = ("tsne", 0, perplexity // 4)
 columns |= {f"UMAP {neighbours}, seed 0": ("umap", 0, neighbours)} if neighbours else {}
 seen = {row: every[:, shown] for row, every in features.items()}
-panels = {(row, name): dv.embed(seen[row], *how) for row in seen for name, how in columns.items()}
+panels = {(row, name): ft.embed(seen[row], *how) for row in seen for name, how in columns.items()}
 embeddings_figure = pictures.embeddings(panels, test.labels[shown])
 plt.show()
 
@@ -136,18 +138,18 @@ plt.show()
 # Means over pairs of learners. **CKA** (1 = the same, up to rotation and scale); its **debiased** form; the **distance** of two learners' features of one image, relative to the distance of two images (it sees coordinates, as embeddings do); **Procrustes**, what is left of it after the best rotation and scale (0 = the same, 1 = nothing in common). Below them, how far apart the learners lie in feature space and in every picture (silhouette: 0 = heaps over one another, 1 = tight and far apart).
 
 # %%
-numbers = dv.feature_table(features, test.labels)
+numbers = ft.feature_table(features, test.labels)
 numbers.round(2)
 
 # %%
-dv.separation_table(seen, panels).round(2)
+ft.separation_table(seen, panels).round(2)
 
 # %%
 # NBVAL_CHECK_OUTPUT
 copies = numbers.loc["rotated copies"]
 assert copies["CKA"].min() > 0.999 and copies["Procrustes"].max() < 0.001
 assert numbers["distance"].min() > 1, "the text says that learners lie further apart than images"
-in_heaps = {row: dv.separation(every) > 0.05 for row, every in seen.items()}
+in_heaps = {row: ft.separation(every) > 0.05 for row, every in seen.items()}
 print("learners lie apart in feature space:", in_heaps)
 assert epochs < 10 or (in_heaps["no repulsion"] and in_heaps["rotated copies"])
 

@@ -5,8 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.stats import ortho_group
 
 from d2ue.lessons.equivalent import (
@@ -20,7 +18,6 @@ from d2ue.lessons.equivalent import (
     rotated,
     scaled,
 )
-from d2ue.similarity import debiased_cka, linear_cka
 
 BACKBONES = ("ae", "memae", "aeu")
 LAYERS = ("en1", "en2", "z", "de2", "de1")  # of the smallest network, 16 x 16
@@ -114,12 +111,6 @@ def test_before_a_relu_what_is_rotated_is_what_the_relu_sees(learners, x, layer)
         assert output_difference(network, changed, x) < 1e-10
 
 
-def test_a_rotation_that_only_reorders_passes_through_a_relu(learners, x):
-    network = learners("ae")
-    order = np.random.default_rng(0).permutation(16)
-    assert output_difference(network, rotated(network, "en1", np.eye(16)[:, order]), x) < 1e-10
-
-
 @every_backbone
 @every_layer
 @pytest.mark.parametrize("transformation", ["scaled", "permuted", "neuron-rescaled"])
@@ -133,31 +124,13 @@ def test_copies_are_equal_in_training_mode_too(learners, x, backbone, layer, tra
     assert output_difference(network.eval(), changed.eval(), x) < 1e-10
 
 
-@every_layer
 @pytest.mark.parametrize("transformation", TRANSFORMATIONS)
-def test_the_original_is_left_alone(learners, equal_tensors, layer, transformation):
+def test_the_original_is_left_alone(learners, equal_tensors, transformation):
     network = learners("memae")
     before = copy.deepcopy(network)
-    random_copy(network, layer, transformation)
+    for layer in LAYERS:
+        random_copy(network, layer, transformation)
     equal_tensors(before, network)
-
-
-@every_backbone
-def test_the_copy_reads_single_precision_and_keeps_its_kind(trained, backbone):
-    network = trained(backbone).network
-    changed = random_copy(network, "z", "rotated")
-    assert changed.output.weight.dtype == torch.float32
-    assert not changed.training and not any(p.requires_grad for p in changed.parameters())
-    assert changed.settings == network.settings
-
-
-@given(st.integers(0, 2**31), st.sampled_from(LAYERS), st.sampled_from(TRANSFORMATIONS[:3]))
-@settings(max_examples=8, deadline=None)
-def test_copies_of_copies_stay_equal(learners, x, seed, layer, transformation):
-    network = learners("memae")
-    changed = random_copy(network, "z", "rotated", seed)
-    changed = random_copy(changed, layer, transformation, seed)
-    assert output_difference(network, changed, x) < 1e-9
 
 
 def test_scaling_back_and_ordering_back_give_the_learner_again(learners, equal_tensors):
@@ -168,46 +141,16 @@ def test_scaling_back_and_ordering_back_give_the_learner_again(learners, equal_t
     equal_tensors(network, scaled(scaled(network, "de1", 4.0), "de1", 0.25))  # exact powers of 2
 
 
-def test_scaling_a_convolution_before_its_batchnorm_changes_nothing(learners, x):
-    """Why a scale lives in BatchNorm's weights: this one is divided out (but for its eps)."""
-    network = learners("ae").train()
-    changed = copy.deepcopy(network)
-    changed.encoder[0].conv.weight *= 1000
-    n = channels(network, "en1")
-    before, after = (feature(f, x, "en1", n) for f in (network, changed))
-    torch.testing.assert_close(before, after, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("similarity", [linear_cka, debiased_cka])
-def test_cka_is_fooled_by_single_neurons_alone(learners, x, similarity):
-    network = learners("ae").replica(0)
-    p = network(x[None], "z").feature[0]
-    values = {
-        t: similarity(p, random_copy(network, "z", t)(x[None], "z").feature[0]).item()
-        for t in TRANSFORMATIONS
-    }
-    for name in ("scaled", "permuted", "rotated"):
-        assert values[name] == pytest.approx(1, abs=1e-9)
-    assert values["neuron-rescaled"] < 0.99
-
-
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda n: scaled(n, "en9", 2.0), ("en9", "en1")),
-        (lambda n: scaled(n, "z", 0.0), ("positive",)),
         (lambda n: scaled(n, "z", -1.0), ("positive",)),
-        (lambda n: scaled(n, "z", float("nan")), ("finite",)),
+        (lambda n: neuron_rescaled(n, "z", [1.0, float("inf")] * 8), ("finite",)),
         (lambda n: neuron_rescaled(n, "z", [1.0, 2.0]), ("16",)),
-        (lambda n: neuron_rescaled(n, "z", [1.0] * 15 + [float("inf")]), ("finite",)),
         (lambda n: permuted(n, "z", [0] * 16), ("0 to 15",)),
-        (lambda n: permuted(n, "z", [0, 1]), ("0 to 15",)),
-        (lambda n: rotated(n, "z", 2 * np.eye(16)), ("orthogonal",)),
-        (lambda n: rotated(n, "z", np.eye(3)), ("16 x 16",)),
+        (lambda n: rotated(n, "z", 2 * np.eye(16)), ("orthogonal", "16 x 16")),
         (lambda n: random_copy(n, "z", "sheared"), ("sheared", "rotated")),
-        (lambda n: keeps_function(n, "z", "sheared"), ("sheared",)),
-        (lambda n: keeps_function(n, "nowhere", "scaled"), ("nowhere",)),
-        (lambda n: channels(n, "nowhere"), ("nowhere",)),
     ],
 )
 def test_what_cannot_be_done_is_refused(learners, refused, call, words):

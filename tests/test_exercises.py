@@ -74,9 +74,9 @@ def plain_by_jacrev(learners, x):
 
 
 ANSWERS = {
-    "cka": [literal_cka, lambda p, q: literal_cka(p, q).numpy(), lambda p, q: literal_cka(-p, q)],
-    "transformation": [reflect, lambda p: (p.flip(1), reflect(p)[1])],
-    "bias": [lambda b, d: d / (d + b), lambda b, d: torch.tensor(d / (d + b - 1))],
+    "cka": [literal_cka, lambda p, q: literal_cka(p, q).numpy()],
+    "transformation": [reflect],
+    "bias": [lambda b, d: d / (d + b)],
     "uncertainty": [lambda f: f.numpy().std(0, ddof=1), lambda f: torch.var(f, 0).sqrt()],
     "dual": [slow_dual],
     "l1_gradient": [
@@ -126,47 +126,30 @@ def turned(w, x):
         ("cka", lambda p, q: literal_cka(p, q) ** 2, "squared"),
         ("cka", lambda p, q: literal_cka(p, p), "with itself"),
         ("cka", lambda p, q: literal_hsic(p @ p.T, q @ q.T), "HSIC(K, L)"),
-        ("cka", lambda p, q: literal_hsic(p @ p.T, q @ q.T) / (len(p) - 1) ** 2, "HSIC(K, L)"),
         ("cka", lambda p, q: 0.5, "gives 0.5000"),
         ("cka", lambda p, q: p @ q.T, "one number"),
         ("transformation", lambda p: (2 * p, reflect(p)[1]), "multiple of p"),
         ("transformation", lambda p: (reflect(p)[1], p), "tells them apart"),
         ("transformation", lambda p: (reflect(p)[0], reflect(p)[0]), "below 0.9"),
-        ("transformation", lambda p: (p + 1, p), "invertible"),
         ("transformation", lambda p: (0 * p, p), "invertible"),
-        ("transformation", lambda p: (p[:2], p), "shape of p"),
         ("transformation", lambda p: p, "two features"),
-        ("bias", lambda b, d: 0.2, "on average"),
         ("bias", lambda b, d: d / b, "on average"),
-        ("bias", lambda b, d: "a lot", "one number"),
         ("bias", lambda b, d: math.nan, "on average"),
         ("cka", lambda p, q: math.nan, "it gives nan"),
-        ("auc", lambda labels, scores: math.nan, "it gives nan"),
         ("uncertainty", lambda f: f.std(0, correction=0), "Bessel"),
         ("uncertainty", lambda f: f.var(0), "variance"),
         ("uncertainty", lambda f: f.std((0, 2)), "not their deviation"),
-        ("uncertainty", lambda f: "map", "not their deviation"),
         ("dual", lambda f, x: slow_dual(f, x, by_batch=2), "mean over the batch"),
         ("dual", lambda f, x: slow_dual(f, x, by_pixels=16), "not their sum"),
         ("dual", lambda f, x: slow_dual(f, x, error=False), "input space alone"),
         ("dual", lambda f, x: slow_dual(f, x, absolute=True), "keeps its sign"),
-        ("dual", lambda f, x: torch.stack([g(x) for g in f]).std(0), "another one"),
         ("l1_gradient", lambda w, x: w.T @ (w @ x - x).sign() / len(x), "twice"),
         ("l1_gradient", turned, "transposed"),
         ("l1_gradient", lambda w, x: len(x) * ANSWERS["l1_gradient"][0](w, x), "mean over d"),
-        ("l1_gradient", lambda w, x: x, "another gradient"),
         ("auc", lambda y, s: roc_auc_score(y, -s), "not lower"),
         ("auc", lambda y, s: (s[y == 1][:, None] > s[y == 0]).mean(), "tied"),
-        ("auc", lambda y, s: 0.5, "in order"),
-        ("auc", lambda y, s: s, "one number"),
         ("seeds", lambda a, b: "a" if np.mean(a) > np.mean(b) else "b", "spread over seeds"),
-        ("seeds", lambda a, b: "cannot tell", "large in every seed"),
         ("seeds", lambda a, b: "a" if min(a) > max(b) else "cannot tell", "seed by seed"),
-        (
-            "seeds",
-            lambda a, b: by_scipy(a, b).replace("b", "cannot tell"),
-            "the second can be better",
-        ),
         (
             "seeds",
             lambda a, b: "a" if (d := np.subtract(a, b)).mean() > 2 * d.std(ddof=1) / len(d) ** 0.5
@@ -189,10 +172,6 @@ def test_nothing_is_no_answer_and_an_error_is_no_end(name):
     assert CHECKS[name](lambda *_: ...) == NOT_DONE
     said = CHECKS[name](lambda: 1 / 0)
     assert said.startswith("Your function stops with TypeError")
-
-
-def test_half_an_answer_is_not_done():
-    assert CHECKS["transformation"](lambda p: (p, ...)) == NOT_DONE
 
 
 def test_the_report_counts():

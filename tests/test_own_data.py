@@ -60,5 +60,5 @@ def test_ranked_by_auc(refused):
     table = compare(detectors, train, test, labels)
     assert table["AUC"].is_monotonic_decreasing and table["AUC"].iloc[0] > 95
     assert (table["low"] <= table["AUC"]).all() and (table["AUC"] <= table["high"]).all()
-    with refused("39 labels"):
+    with refused("39"):
         compare(detectors, train, test, labels[1:])

@@ -37,7 +37,8 @@ def test_matrices_show_their_numbers_on_one_scale():
     figure = pictures.similarity_matrices({("a", "x"): matrix, ("a", "y"): matrix / 2}, "CKA")
     first, second = figure.axes[:2]
     assert [t.get_text() for t in first.texts] == ["1.00", "0.25", "0.25", "0.00"]
-    assert {axis.images[0].get_clim() for axis in (first, second)} == {(0, 1)}
+    assert (first.get_title(), first.get_ylabel(), second.get_ylabel()) == ("x", "a", "")
+    assert {axis.collections[0].get_clim() for axis in (first, second)} == {(0, 1)}
     assert [t.get_text() for t in first.get_xticklabels()] == ["1", "2"]
 
 

@@ -130,35 +130,6 @@ def test_results_into_a_file_are_refused(tmp_path, refused):
         save_results(tmp_path / "taken", {}, {}, {})
 
 
-def test_histograms_count_every_image_once():
-    scores = {"dual": np.concatenate([np.linspace(0, 1, 50), np.linspace(1, 9, 30)])}
-    labels = np.repeat([0, 1], [50, 30])
-    figure = plotting.score_histograms(scores, labels)
-    normal, abnormal = figure.axes[0].containers
-    assert sum(bar.get_height() for bar in normal) == 50
-    assert sum(bar.get_height() for bar in abnormal) == 30
-
-
-def test_training_curves_draw_the_loss_of_each_learner_and_similarity_of_repelled_ones():
-    history = ([{"loss": 2.0, "similarity": 0.0}] * 3, [{"loss": 1.0, "similarity": 0.4}] * 3)
-    network = Autoencoder("ae", 2, 16, generator=torch.Generator().manual_seed(0))
-    config = TrainConfig(n_learners=2, image_size=16)
-    repelled = Ensemble(config, network, history=history)
-    plain = Ensemble(config.replace(repulsion_weight=0.0), network, history=history)
-    figure = plotting.training_curves({"off": plain, "on": repelled})
-    left, right = figure.axes
-    assert len(left.lines) == 4
-    (line,) = right.lines
-    assert line.get_label() == "learner 2, on" and set(line.get_ydata()) == {0.4}
-
-
-def test_auc_by_seed_joins_the_values_of_a_seed(table):
-    figure = plotting.auc_by_seed(table, {0.0: "none", 1.0: "repulsion"})
-    unc = figure.axes[1]
-    assert [list(line.get_ydata()) for line in unc.lines[:2]] == [[60, 65], [62, 61]]
-    assert [t.get_text() for t in unc.get_xticklabels()] == ["none", "repulsion"]
-
-
 def of_classes(labels):
     return images(np.zeros(len(labels)), np.array(labels, np.int8))
 

@@ -75,16 +75,6 @@ def test_a_learner_is_the_same_alone_and_beside_others(pair):
     assert not np.allclose(*beside.first(2).predict(x))
 
 
-def test_normal_points_lie_in_the_bands_around_the_curve():
-    x, y = toy.normal_points(4000, 0.2, 1)
-    assert all(((x >= low) & (x <= high)).mean() == pytest.approx(0.5, abs=0.03)
-               for low, high in toy.BANDS)  # fmt: skip
-    assert np.isin(np.digitize(x, np.ravel(toy.BANDS)), (1, 3)).all()
-    assert (y - toy.curve(x)).std() == pytest.approx(0.2, rel=0.05)
-    held_out, _ = toy.normal_points(4000, 0.2, 1, held_out=True)
-    assert not np.isin(held_out, x).any()
-
-
 def test_places_keep_their_margin():
     x = toy.places_off_the_normals()
     apart = [np.minimum(abs(x - low), abs(x - high)).min() for low, high in toy.BANDS]

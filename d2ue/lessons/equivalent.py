@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from d2ue.backbones import LATENT, Autoencoder, forward
 from d2ue.errors import InputError
@@ -37,7 +37,6 @@ from d2ue.errors import InputError
 #: By name, in the order of the table above.
 TRANSFORMATIONS = ("scaled", "permuted", "neuron-rescaled", "rotated")
 _EPS = 1e-5  # BatchNorm's, as in d2ue.backbones
-_OUTPUTS, _INPUTS = {"_Conv": 1, "_ConvTranspose": 2, "_Linear": 1}, {"_Linear": 2, "_Conv": 2}
 
 
 def channels(network: Autoencoder, layer: str) -> int:
@@ -50,16 +49,7 @@ def channels(network: Autoencoder, layer: str) -> int:
 
 
 def scaled(network: Autoencoder, layer: str, factor: float) -> Autoencoder:
-    """A copy whose feature at `layer` is `factor` times as large; the function is the same.
-
-    Args:
-        network: any number of replicas; all are changed alike.
-        layer: a name of `network.layers`.
-        factor: a > 0.
-
-    Raises:
-        InputError: if the layer is unknown or the factor not positive and finite.
-    """
+    """`neuron_rescaled` by one factor for all neurons."""
     return neuron_rescaled(network, layer, torch.full((channels(network, layer),), float(factor)))
 
 
@@ -75,7 +65,7 @@ def permuted(network: Autoencoder, layer: str, order: Sequence[int] | Tensor) ->
     if order.shape != (site.channels,) or order.sort().values.tolist() != [*range(site.channels)]:
         raise InputError(f"order must hold each of 0 to {site.channels - 1} once, for {layer}.")
     matrix = torch.eye(site.channels)[:, order]
-    _mix_all([*site.makers(), *site.affine(), *site.statistics()], matrix)
+    _mix([*site.makers, *site.affine, *site.statistics], matrix)
     site.undo(matrix, matrix)
     return result
 
@@ -99,7 +89,7 @@ def neuron_rescaled(
         )
     matrix, inverse = torch.diag(factors), torch.diag(1 / factors)
     # BatchNorm divides a scale of what comes in out again, so the scale goes into its own weights.
-    _mix_all(site.affine() or site.makers(), matrix)
+    _mix(site.affine or site.makers, matrix)
     site.undo(inverse, matrix)
     return result
 
@@ -112,7 +102,7 @@ def rotated(network: Autoencoder, layer: str, rotation: np.ndarray | Tensor) -> 
     so that it holds in evaluation mode only.
 
     Args:
-        network: any number of replicas; all are changed alike.
+        network: any number of replicas; all are changed alike, as in the other functions.
         layer: a name of `network.layers`.
         rotation: orthogonal U, [C, C] with C = `channels(network, layer)`; P becomes P U.
 
@@ -127,8 +117,16 @@ def rotated(network: Autoencoder, layer: str, rotation: np.ndarray | Tensor) -> 
         raise InputError(
             f"The layer {layer} takes an orthogonal matrix of {site.channels} x {site.channels}."
         )
-    site.fold_norm()
-    _mix_all([*site.makers(), *site.affine()[1:], *site.statistics()[:1]], u)
+    if site.affine:  # BatchNorm's scale goes into the convolution; what is left subtracts and adds
+        ((scale, _), _), ((mean, _), (variance, _)) = site.affine, site.statistics
+        with torch.no_grad():
+            factors = scale / (variance + _EPS).sqrt()
+            weight, axis = site.makers[0]
+            weight.movedim(axis, -1).mul_(factors.view(len(factors), *[1] * 3, -1))
+            mean.mul_(factors)
+            variance.fill_(1 - _EPS)
+            scale.fill_(1)
+    _mix([*site.makers, *site.affine[1:], *site.statistics[:1]], u)
     site.undo(u, u)
     return result
 
@@ -137,110 +135,67 @@ def keeps_function(network: Autoencoder, layer: str, transformation: str) -> boo
     """Whether a transformation of a layer leaves the function as it is (the table above).
 
     Raises:
-        InputError: if layer or transformation is unknown.
+        InputError: if the layer is unknown.
     """
-    _check_transformation(transformation)
-    no_relu_follows = _site(network, layer).norm is None
+    no_relu_follows = not _site(network, layer).affine
     return transformation != "rotated" or no_relu_follows
 
 
 def random_copy(
-    network: Autoencoder, layer: str, transformation: str, seed: int = 0, strength: float = 5.0
+    network: Autoencoder, layer: str, transformation: str, seed: int = 0
 ) -> Autoencoder:
-    """A copy by a transformation drawn at random.
+    """A copy by one of TRANSFORMATIONS drawn at random.
 
-    Args:
-        network: the learner.
-        layer: a name of `network.layers`.
-        transformation: a name of TRANSFORMATIONS.
-        seed: of what is drawn: the order or the rotation, uniformly over all of them; the factor or
-            factors log-uniformly.
-        strength: the largest factor; 1 / strength is the smallest.
+    Orders and rotations are uniform over all of them, factors log-uniform from 1/5 to 5.
 
     Raises:
         InputError: if layer or transformation is unknown.
     """
-    _check_transformation(transformation)
+    if transformation not in TRANSFORMATIONS:
+        known = ", ".join(TRANSFORMATIONS)
+        raise InputError(f"transformation must be one of {known}, not {transformation}.")
     n, rng = channels(network, layer), np.random.default_rng(seed)
     if transformation == "scaled":
-        return scaled(network, layer, strength ** rng.uniform(-1, 1))
+        return scaled(network, layer, 5 ** rng.uniform(-1, 1))
     if transformation == "permuted":
         return permuted(network, layer, rng.permutation(n))
     if transformation == "neuron-rescaled":
-        return neuron_rescaled(network, layer, strength ** rng.uniform(-1, 1, n))
+        return neuron_rescaled(network, layer, 5 ** rng.uniform(-1, 1, n))
     from scipy.stats import ortho_group  # a slow import, and only this needs it
 
     return rotated(network, layer, ortho_group.rvs(n, random_state=rng))
 
 
 def output_difference(one: Autoencoder, other: Autoencoder, x: Tensor) -> float:
-    """Largest difference of two networks' outputs, AEU's log-variances included.
-
-    Args:
-        one: a network.
-        other: another of the same architecture.
-        x: images [B, 1, H, W] in [-1, 1].
-    """
+    """Largest difference of two networks' outputs for images x, AEU's log-variances included."""
     a, b = forward(one, x), forward(other, x)
     pairs = [(a.mean, b.mean), (a.log_variance, b.log_variance)]
     return max(float((p - q).abs().max()) for p, q in pairs if p is not None and q is not None)
 
 
+#: A tensor, and its axis along which a layer's neurons lie.
+_Part = tuple[Tensor, int]
+
+
 class _Site(NamedTuple):
-    """The weights around one layer's feature: who makes it and who reads it."""
+    """The weights around one layer's feature."""
 
     channels: int
-    maker: nn.Module
-    norm: nn.Module | None
-    reader: nn.Module
-    memory: nn.Module | None
-
-    def makers(self) -> list[tuple[Tensor, int]]:
-        """The maker's weights, each with the axis along which the neurons lie."""
-        found = [(self.maker.weight, _OUTPUTS[type(self.maker).__name__])]
-        bias = getattr(self.maker, "bias", None)
-        return found if bias is None else [*found, (bias, 1)]
-
-    def affine(self) -> list[tuple[Tensor, int]]:
-        """BatchNorm's weight and bias; empty where no BatchNorm (and so no ReLU) follows."""
-        return [] if self.norm is None else [(self.norm.weight, 1), (self.norm.bias, 1)]
-
-    def statistics(self) -> list[tuple[Tensor, int]]:
-        """BatchNorm's running mean and variance."""
-        return (
-            [] if self.norm is None else [(self.norm.running_mean, 1), (self.norm.running_var, 1)]
-        )
-
-    def fold_norm(self) -> None:
-        """Move BatchNorm's scale into the convolution: what is left subtracts and adds."""
-        if self.norm is None:
-            return
-        with torch.no_grad():
-            scale = self.norm.weight / (self.norm.running_var + _EPS).sqrt()
-            axis = _OUTPUTS[type(self.maker).__name__]
-            shape = [1] * self.maker.weight.ndim
-            shape[0], shape[axis] = scale.shape
-            self.maker.weight.mul_(scale.reshape(shape))
-            self.norm.running_mean.mul_(scale)
-            self.norm.running_var.fill_(1 - _EPS)
-            self.norm.weight.fill_(1)
+    makers: list[_Part]  # weight and bias of the map that gives the feature
+    affine: list[_Part]  # BatchNorm's weight and bias; empty where none (and so no ReLU) follows
+    statistics: list[_Part]  # BatchNorm's running mean and variance
+    reader: _Part  # the weight that reads the feature
+    memory: list[_Part]  # MemAE's items, where they stand between
 
     def undo(self, inverse: Tensor, forth: Tensor) -> None:
         """Have the reader take P M for P: its weights along the inputs times M's inverse transpose.
 
-        Where MemAE's memory reads z, its items take the inverse: addressing stays, and the mixture
-        of changed items is changed the other way about, which the next layer undoes by M.
-
-        Args:
-            inverse: the transpose of M's inverse.
-            forth: M.
+        `inverse` is the transpose of M's inverse, `forth` is M. Where MemAE's memory reads z, its
+        items take the inverse: addressing stays, and the mixture of changed items is changed the
+        other way about, which the next layer undoes by M.
         """
-        axis = _INPUTS.get(type(self.reader).__name__, 1)
-        if self.memory is None:
-            _mix(self.reader.weight, axis, inverse)
-        else:
-            _mix(self.memory.items, 2, inverse)
-            _mix(self.reader.weight, axis, forth)
+        _mix(self.memory, inverse)
+        _mix([self.reader], forth if self.memory else inverse)
 
 
 def _site(network: Autoencoder, layer: str) -> _Site:
@@ -248,35 +203,36 @@ def _site(network: Autoencoder, layer: str) -> _Site:
         raise InputError(f"layer must be one of {', '.join(network.layers)}, not {layer!r}.")
     inward, outward = list(network.encoder), list(network.decoder)
     to_z, from_z = network.to_latent, network.from_latent
-    norms = [*(b.norm for b in inward), None, None, *(b.norm for b in outward)]
-    makers = [*(b.conv for b in inward), to_z.narrow, from_z.narrow, *(b.conv for b in outward)]
-    # Every layer is read by the one after it.
-    later = [*(b.conv for b in inward[1:]), to_z.widen, from_z.widen]
-    readers = [*later, *(b.conv for b in outward), network.output]
+    # Every map after the one before it; those that give a feature, and those that read it.
+    convs = [[block.conv for block in blocks] for blocks in (inward, outward)]
+    makers = [*convs[0], to_z.narrow, from_z.narrow, *convs[1]]
+    readers = [*convs[0][1:], to_z.widen, from_z.widen, *convs[1], network.output]
+    norms = [*(block.norm for block in inward), None, None, *(block.norm for block in outward)]
     i, is_latent = network.layers.index(layer), layer == "z"
+    maker, norm, reader = makers[i], norms[i], readers[i]
+    # The weights of a transposed convolution hold their inputs first.
+    outputs = 2 if maker in convs[1] else 1
+    inputs = 1 if reader in (*convs[1], network.output) else 2
+    bias = getattr(maker, "bias", None)
     # The decoder's first layer fills the map of the encoder's last.
-    widths = norms[i] or inward[-1].norm
-    n = LATENT if is_latent else widths.weight.shape[1]
-    return _Site(n, makers[i], norms[i], readers[i], network.memory if is_latent else None)
+    n = LATENT if is_latent else (norm or inward[-1].norm).weight.shape[1]
+    return _Site(
+        n,
+        [(maker.weight, outputs)] + ([] if bias is None else [(bias, 1)]),
+        [] if norm is None else [(norm.weight, 1), (norm.bias, 1)],
+        [] if norm is None else [(norm.running_mean, 1), (norm.running_var, 1)],
+        (reader.weight, inputs),
+        [(network.memory.items, 2)] if is_latent and network.memory is not None else [],
+    )
 
 
-def _mix_all(tensors: Sequence[tuple[Tensor, int]], matrix: Tensor) -> None:
-    for tensor, axis in tensors:
-        _mix(tensor, axis, matrix)
-
-
-def _mix(tensor: Tensor, axis: int, matrix: Tensor) -> None:
-    """Multiply by `matrix` from the right along `axis`, in place.
+def _mix(parts: Sequence[_Part], matrix: Tensor) -> None:
+    """Multiply each by `matrix` from the right along its axis, in place.
 
     A flattened map lies along an axis as (channel, place); places are left alone.
     """
-    matrix = matrix.to(tensor)
-    with torch.no_grad():
-        parts = tensor.unflatten(axis, (len(matrix), -1))
-        mixed = (parts.movedim(axis, -1) @ matrix).movedim(-1, axis)
-        tensor.copy_(mixed.reshape(tensor.shape))
-
-
-def _check_transformation(name: str) -> None:
-    if name not in TRANSFORMATIONS:
-        raise InputError(f"transformation must be one of {', '.join(TRANSFORMATIONS)}, not {name}.")
+    for tensor, axis in parts:
+        with torch.no_grad():
+            split = tensor.unflatten(axis, (len(matrix), -1))
+            mixed = (split.movedim(axis, -1) @ matrix.to(tensor)).movedim(-1, axis)
+            tensor.copy_(mixed.reshape(tensor.shape))

@@ -10,11 +10,12 @@ for what lights up there (Bergmann et al., The MVTec Anomaly Detection Dataset, 
 
     pixel AUC     chance that an abnormal pixel is above a normal one
     pixel AP      average precision over pixels
-    best Dice     the largest Dice coefficient that any one threshold for all images gives; as it
-                  is chosen on the very images it is judged on, an upper bound and no forecast
-    AUPRO         area under the per-region overlap against the false positive rate up to 0.3,
-                  divided by 0.3; regions are connected components (8 neighbours), each of the same
-                  weight whatever its size
+    best Dice     the largest Dice coefficient 2 TP / (2 TP + FP + FN) that any one threshold for
+                  all images gives; as it is chosen on the very images it is judged on, an upper
+                  bound and no forecast
+    AUPRO         area under the per-region overlap (mean over regions of the share above the
+                  threshold) against the false positive rate up to 0.3, divided by 0.3; regions are
+                  connected components (8 neighbours), each of the same weight whatever its size
 
 Masks or boxes; images in which nothing is known to be abnormal are left out:
 
@@ -30,7 +31,6 @@ beside them and beside chance, with intervals of the paired differences.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -67,16 +67,12 @@ def truth_cover(images: ImageSet) -> tuple[np.ndarray, bool]:
 
 
 def controls(train: ImageSet, images: ImageSet) -> dict[str, np.ndarray]:
-    """Maps that know nothing of learners, to be beaten before a map is said to find anything.
-
-    Args:
-        train: normal images, for the mean image.
-        images: those to make maps of.
+    """Maps of `images` without any learner, to be beaten before a map is said to find anything.
 
     Returns:
         By name, float32 [n, 1, H, W]: "centred blob", a Gaussian in the middle of the image, of
         standard deviation a fifth of its side, the same for all; "intensity", the image itself;
-        "distance to mean image", |X - mean of the training images|, grey levels over 255.
+        "distance to mean image", |X - mean of `train`|, grey levels over 255.
     """
     n, _, height, width = images.images.shape
     y, x = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
@@ -87,135 +83,81 @@ def controls(train: ImageSet, images: ImageSet) -> dict[str, np.ndarray]:
     return {name: values.astype(np.float32) for name, values in zip(CONTROLS, maps, strict=True)}
 
 
-# ----------------------------------------------------------------------------- masks
+# --- measures ---
 
 
-def pixel_auc(masks: np.ndarray, maps: np.ndarray) -> float:
-    """Area under the ROC curve of all pixels of all images; chance is 0.5. Ties count half.
+def pixel_values(masks: np.ndarray, maps: np.ndarray) -> dict[str, float]:
+    """Every measure of `PIXEL_MEASURES`, over all pixels of all images.
 
     Args:
-        masks: bool [n, 1, H, W], True on abnormal pixels.
-        maps: [n, 1, H, W], finite, higher = more abnormal.
-
-    Raises:
-        InputError: if shapes or values do not fit, or pixels of one kind are missing.
+        masks: bool [n, 1, H, W], True on abnormal pixels; both kinds at least once.
+        maps: [n, 1, H, W], finite, higher = more abnormal. Ties count half in the AUC.
     """
-    return _pixel_value("pixel AUC", masks, maps)
+    values, rank = np.unique(maps, return_inverse=True)
+    counts = _count(masks[None], len(values) - 1 - rank.reshape(1, *masks.shape), len(values))
+    return {measure: float(value[0]) for measure, value in _pixel_measures(*counts).items()}
 
 
-def pixel_average_precision(masks: np.ndarray, maps: np.ndarray) -> float:
-    """Average precision of all pixels of all images, without interpolation.
+def pixel_resamples(
+    masks: np.ndarray, maps: np.ndarray, times: np.ndarray
+) -> dict[str, np.ndarray]:
+    """`pixel_values` of samples in which image i stands `times[sample, i]` times; [samples] each.
 
-    Args and Raises as for `pixel_auc`.
-
-    Returns:
-        0 to 1; chance is the share of abnormal pixels.
+    Thresholds are quantiles of all values, so that a sample is a sum of its images' counts.
     """
-    return _pixel_value("pixel AP", masks, maps)
-
-
-def best_dice(masks: np.ndarray, maps: np.ndarray) -> float:
-    """The largest Dice coefficient 2 TP / (2 TP + FP + FN) of one threshold for all images.
-
-    An upper bound: the threshold is the one that suits these very images and masks.
-
-    Args and Raises as for `pixel_auc`.
-
-    Returns:
-        0 to 1; a map that says nothing reaches 2 p / (1 + p), p the share of abnormal pixels, by
-        marking all of them.
-    """
-    return _pixel_value("best Dice", masks, maps)
-
-
-def aupro(masks: np.ndarray, maps: np.ndarray, limit: float = AUPRO_LIMIT) -> float:
-    """Area under per-region overlap against false positive rate up to `limit`, over `limit`.
-
-    At a threshold, the per-region overlap is the mean over regions of the share of the region that
-    is above it; the false positive rate is over the normal pixels of all images. Between
-    thresholds the curve is straight, at `limit` too (Bergmann et al., CVPR 2019 and IJCV 2021).
-
-    Args and Raises as for `pixel_auc`; also if `limit` is not in (0, 1].
-
-    Returns:
-        0 to 1; chance is limit / 2.
-    """
-    if not 0 < limit <= 1:
-        raise InputError(f"The limit of AUPRO is a false positive rate above 0 up to 1: {limit!r}.")
-    return _pixel_value("AUPRO", masks, maps, limit)
+    maps = maps.astype(np.float64)
+    inner = np.quantile(maps, np.arange(1, _LEVELS) / _LEVELS)
+    counts = _count(masks, _LEVELS - 1 - np.searchsorted(inner, maps, side="right"), _LEVELS)
+    parts = [
+        _pixel_measures(*(some @ count for count in counts)) for some in np.array_split(times, 10)
+    ]
+    return {measure: np.concatenate([part[measure] for part in parts]) for measure in parts[0]}
 
 
 def region_weights(masks: np.ndarray) -> np.ndarray:
-    """1 / size of the region that each abnormal pixel is in, 0 on normal ones; [n, 1, H, W].
+    """1 / size of the region that each abnormal pixel is in, 0 on normal ones; [..., H, W].
 
     Regions are 8-connected components of one image; summed over it, the weights count them.
     """
     weights = np.zeros(masks.shape)
-    for mask, own in zip(masks[:, 0], weights[:, 0], strict=True):
+    for place in np.ndindex(masks.shape[:-2]):
+        mask = masks[place]
         regions, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-        own[mask] = 1 / np.bincount(regions.ravel())[regions[mask]]
+        weights[place][mask] = 1 / np.bincount(regions.ravel())[regions[mask]]
     return weights
 
 
-def _pixel_value(
-    measure: str, masks: np.ndarray, maps: np.ndarray, limit: float = AUPRO_LIMIT
-) -> float:
-    masks, maps = _checked_masks(masks, maps)
-    # Pixels of all images as one: one row of counts, a column for every distinct value.
-    counts = _Counts.of(masks, maps, levels=None)
-    return float(counts.measures(limit)[measure][0])
+def _count(masks: np.ndarray, level: np.ndarray, levels: int) -> list[np.ndarray]:
+    """Abnormal pixels, normal pixels and the sum of `region_weights` at each level of the maps.
 
-
-@dataclass(frozen=True)
-class _Counts:
-    """What stands at each level of the map, from the highest level down, a row a sample of images.
-
-    Attributes:
-        abnormal: abnormal pixels, [rows, levels].
-        normal: normal pixels.
-        overlap: sum of `region_weights`.
+    Args:
+        masks: bool [rows, ..., H, W].
+        level: of each pixel, of the same shape, 0 being the highest.
+        levels: how many there are; each count is [rows, levels].
     """
+    rows = len(masks)
+    place = np.arange(rows)[:, None] * levels + level.reshape(rows, -1)
+    return [
+        np.bincount(place.ravel(), weight.ravel(), rows * levels).reshape(rows, levels)
+        for weight in (masks.astype(float), (~masks).astype(float), region_weights(masks))
+    ]
 
-    abnormal: np.ndarray
-    normal: np.ndarray
-    overlap: np.ndarray
 
-    @classmethod
-    def of(cls, masks: np.ndarray, maps: np.ndarray, levels: int | None) -> _Counts:
-        """Counts by image at `levels` quantiles, or (None) of all images at all distinct values."""
-        flat, mask, weights = maps.reshape(-1), masks.reshape(-1), region_weights(masks).reshape(-1)
-        if levels is None:
-            values, rank = np.unique(flat, return_inverse=True)
-            row, rows, columns = 0, 1, len(values)
-        else:
-            inner = np.quantile(flat, np.arange(1, levels) / levels)
-            rank, columns = np.searchsorted(inner, flat, side="right"), levels
-            rows = len(maps)
-            row = np.repeat(np.arange(rows), len(flat) // rows)
-        place = row * columns + (columns - 1 - rank)
-
-        def count(weight: np.ndarray) -> np.ndarray:
-            return np.bincount(place, weight, rows * columns).reshape(rows, columns)
-
-        return cls(count(mask.astype(float)), count((~mask).astype(float)), count(weights))
-
-    def resampled(self, times: np.ndarray) -> _Counts:
-        """Counts of samples in which each image stands so many times, `times` [samples, n]."""
-        return _Counts(times @ self.abnormal, times @ self.normal, times @ self.overlap)
-
-    def measures(self, limit: float = AUPRO_LIMIT) -> dict[str, np.ndarray]:
-        """Every pixel measure of every row."""
-        true, false = self.abnormal.cumsum(1), self.normal.cumsum(1)
-        p, n = true[:, -1:], false[:, -1:]
-        recall, fpr = true / p, false / n
-        overlap = self.overlap.cumsum(1) / self.overlap.sum(1, keepdims=True)
-        marked = np.maximum(true + false, 1e-300)  # a level may be empty in a resample
-        return {
-            "pixel AUC": _area(fpr, recall, 1.0),
-            "pixel AP": (np.diff(recall, prepend=0, axis=1) * true / marked).sum(1),
-            "best Dice": (2 * true / (true + false + p)).max(1),
-            "AUPRO": _area(fpr, overlap, limit) / limit,
-        }
+def _pixel_measures(
+    abnormal: np.ndarray, normal: np.ndarray, overlap: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Every pixel measure of every row of counts, [rows, levels] from the highest level down."""
+    true, false = abnormal.cumsum(1), normal.cumsum(1)
+    p, n = true[:, -1:], false[:, -1:]
+    recall, fpr = true / p, false / n
+    marked = np.maximum(true + false, 1e-300)  # a level may be empty in a resample
+    found_regions = overlap.cumsum(1) / overlap.sum(1, keepdims=True)
+    return {
+        "pixel AUC": _area(fpr, recall, 1.0),
+        "pixel AP": (np.diff(recall, prepend=0, axis=1) * true / marked).sum(1),
+        "best Dice": (2 * true / (true + false + p)).max(1),
+        "AUPRO": _area(fpr, found_regions, AUPRO_LIMIT) / AUPRO_LIMIT,
+    }
 
 
 def _area(x: np.ndarray, y: np.ndarray, limit: float) -> np.ndarray:
@@ -228,98 +170,57 @@ def _area(x: np.ndarray, y: np.ndarray, limit: float) -> np.ndarray:
     return (share * step * (y[:, :-1] + end) / 2).sum(1)
 
 
-# ----------------------------------------------------------------------------- masks or boxes
-
-
 def pointing_game(cover: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """For each image, whether the map's maximum is inside the truth.
 
-    A pixel on the border of a box counts by the share of it that is inside, and of several equal
-    maxima one is drawn, so to say: the value is the expected hit. A constant map so gets chance,
-    the share of the image's area that is inside.
+    A pixel on the border of a box counts by the share of it that is inside. Equal maxima share the
+    hit equally, so that a constant map gets chance, the share of the image's area that is inside.
 
     Args:
-        cover: [n, 1, H, W], 0 to 1.
+        cover: [n, 1, H, W], 0 to 1; where it is empty NaN is returned.
         maps: [n, 1, H, W], finite, higher = more abnormal.
-
-    Returns:
-        [n], 0 to 1; NaN where the cover is empty.
-
-    Raises:
-        InputError: if shapes or values do not fit.
     """
-    cover, maps = _checked(cover, maps)
-    cover, maps = cover.reshape(len(cover), -1), maps.reshape(len(maps), -1)
-    highest = maps == maps.max(1, keepdims=True)
-    hits = (cover * highest).sum(1) / highest.sum(1)
-    return np.where(cover.any(1), hits, np.nan)
+    return _mean_cover(cover, maps == maps.max((1, 2, 3), keepdims=True))
 
 
 def energy_inside(cover: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """For each image, the share of the map's sum that is inside the truth.
 
-    Not only the order of the values counts here: sharpening a map changes it.
+    Not only the order of the values counts here: sharpening a map changes it. Chance, and what a
+    constant map (all zeros too) gets, is the share of the image's area that is inside.
 
     Args:
-        cover: [n, 1, H, W], 0 to 1.
+        cover: [n, 1, H, W], 0 to 1; where it is empty NaN is returned.
         maps: [n, 1, H, W], finite and not negative.
 
-    Returns:
-        [n], 0 to 1; chance, and what a constant map (all zeros too) gets, is the share of the
-        image's area that is inside. NaN where the cover is empty.
-
     Raises:
-        InputError: if shapes or values do not fit.
+        InputError: if a map holds a negative value.
     """
-    cover, maps = _checked(cover, maps)
     if (maps < 0).any():
         raise InputError("A share of the map's sum needs a map without negative values.")
-    cover, maps = cover.reshape(len(cover), -1), maps.reshape(len(maps), -1)
-    highest = maps.max(1, keepdims=True)
-    maps = np.where(highest > 0, maps / np.where(highest > 0, highest, 1), 1)
-    share = (cover * maps).sum(1) / maps.sum(1)
-    return np.where(cover.any(1), share, np.nan)
+    highest = maps.max((1, 2, 3), keepdims=True).astype(np.float64)
+    return _mean_cover(cover, np.where(highest > 0, maps / np.where(highest > 0, highest, 1), 1))
 
 
-def _checked(cover: np.ndarray, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    cover, maps = np.asarray(cover, np.float64), np.asarray(maps, np.float64)
-    if cover.shape != maps.shape or maps.ndim != 4 or not maps.size:
-        raise InputError(
-            f"Truth of shape {cover.shape} and maps of shape {maps.shape} do not pair up: both "
-            "must be [n, 1, H, W]."
-        )
-    if not np.isfinite(maps).all():
-        raise InputError("The maps hold values that are not finite.")
-    if not ((cover >= 0) & (cover <= 1)).all():
-        raise InputError("The truth must be from 0 (outside) to 1 (inside) on every pixel.")
-    return cover, maps
-
-
-def _checked_masks(masks: np.ndarray, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    cover, maps = _checked(masks, maps)
-    masks = cover == 1
-    if not (masks | (cover == 0)).all():
-        raise InputError("Pixel measures need masks: boxes do not say which pixels are abnormal.")
-    if masks.all() or not masks.any():
-        raise InputError("Pixel measures need abnormal and normal pixels, both at least once.")
-    return masks, maps
-
-
-# ----------------------------------------------------------------------------- the comparison
+def _mean_cover(cover: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    cover, weights = cover.reshape(len(cover), -1), weights.reshape(len(weights), -1)
+    mean = (cover * weights).sum(1) / weights.sum(1)
+    return np.where(cover.any(1), mean, np.nan)
 
 
 def chance(measure: str, cover: np.ndarray) -> float:
     """What a constant map gets, and a random one in the long run (best Dice: at least)."""
+    areas = cover.mean((1, 2, 3))
     share = float(np.mean(cover))
-    if measure in IMAGE_MEASURES:
-        areas = cover.reshape(len(cover), -1).mean(1)
-        return float(areas[areas > 0].mean())
     return {
         "pixel AUC": 0.5,
         "pixel AP": share,
-        "best Dice": 2 * share / (1 + share),
+        "best Dice": 2 * share / (1 + share),  # by marking everything
         "AUPRO": AUPRO_LIMIT / 2,
-    }[measure]
+    }.get(measure, float(areas[areas > 0].mean()))
+
+
+# --- the comparison ---
 
 
 def compare(
@@ -329,15 +230,13 @@ def compare(
     *,
     reference: str = "dual",
     resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Every measure of every kind of map, and the difference of the reference to each.
 
-    Intervals are percentile bootstraps over images, those with and without anything abnormal
-    resampled apart. Every map sees the same resamples, so differences are paired. They say how the
-    values would move with other images of the same source, nothing of training seeds, and are too
-    narrow where several images are of one patient.
+    Intervals are percentile bootstraps of 95 % over images, those with and without anything
+    abnormal resampled apart. Every map sees the same resamples, so differences are paired. They say
+    how the values would move with other images of the same source, nothing of training seeds, and
+    are too narrow where several images are of one patient.
 
     Args:
         maps: by name, each [n, 1, H, W], not negative, higher = more abnormal.
@@ -345,8 +244,6 @@ def compare(
         exact: whether it is exact; pixel measures are left out where it is not.
         reference: the map whose differences to the others are wanted.
         resamples: number of bootstrap samples, at least 100.
-        level: nominal coverage, between 0 and 1.
-        seed: of the resampling.
 
     Returns:
         Columns measure, map, value, low, high, chance, difference, difference_low, difference_high
@@ -354,36 +251,40 @@ def compare(
 
     Raises:
         InputError: if shapes or values do not fit, the reference is not among the maps, nothing is
-            abnormal, or `resamples` or `level` is out of range.
+            abnormal or everything is, or there are too few resamples.
     """
     if reference not in maps:
         raise InputError(f"There is no map {reference!r} among {', '.join(maps)}.")
-    if resamples < 100 or not 0 < level < 1:
-        raise InputError("A bootstrap takes at least 100 resamples and a level between 0 and 1.")
-    for values in maps.values():
-        _checked(cover, values)
-    abnormal = cover.reshape(len(cover), -1).any(1)
+    if resamples < 100:
+        raise InputError("A bootstrap takes at least 100 resamples.")
+    for name, values in maps.items():
+        if values.shape != cover.shape or not np.isfinite(values).all():
+            raise InputError(
+                f"The map {name} does not pair up with a truth of shape {cover.shape}: it has the "
+                f"shape {values.shape}, or holds values that are not finite."
+            )
+    abnormal = cover.any((1, 2, 3))
     if not abnormal.any():
         raise InputError("In none of these images is anything known to be abnormal.")
-    times = _draw(abnormal, resamples, np.random.default_rng(seed))
-    found = {name: _measure(cover, values, exact, abnormal, times) for name, values in maps.items()}
-    quantiles = ((1 - level) / 2, (1 + level) / 2)
+    if exact and cover.all():
+        raise InputError("Pixel measures need normal pixels, too.")
+    times = _draw(abnormal, resamples, np.random.default_rng(0))
+    measured = {name: _measure(cover, v, exact, abnormal, times) for name, v in maps.items()}
     rows = []
     for measure in (PIXEL_MEASURES if exact else ()) + IMAGE_MEASURES:
-        base, base_drawn = found[reference][measure]
+        base, base_drawn = measured[reference][measure]
         for name in maps:
-            value, drawn = found[name][measure]
-            low, high = np.quantile(drawn, quantiles)
+            value, drawn = measured[name][measure]
+            low, high = np.quantile(drawn, (0.025, 0.975))
             row = {"measure": measure, "map": name, "value": value, "low": low, "high": high}
             row["chance"] = chance(measure, cover)
+            row |= dict.fromkeys(("difference", "difference_low", "difference_high"), np.nan)
             if name != reference:
-                low, high = np.quantile(base_drawn - drawn, quantiles)
+                low, high = np.quantile(base_drawn - drawn, (0.025, 0.975))
                 row |= {"difference": base - value, "difference_low": low, "difference_high": high}
             row["images"] = int(abnormal.sum()) if measure in IMAGE_MEASURES else len(cover)
             rows.append(row)
-    columns = ["measure", "map", "value", "low", "high", "chance"]
-    columns += ["difference", "difference_low", "difference_high", "images"]
-    return pd.DataFrame(rows).reindex(columns=columns)
+    return pd.DataFrame(rows)
 
 
 def _draw(abnormal: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
@@ -399,20 +300,19 @@ def _measure(
     cover: np.ndarray, maps: np.ndarray, exact: bool, abnormal: np.ndarray, times: np.ndarray
 ) -> dict[str, tuple[float, np.ndarray]]:
     """Each measure's value and its values over the resamples."""
-    found: dict[str, tuple[float, np.ndarray]] = {}
+    measured: dict[str, tuple[float, np.ndarray]] = {}
     if exact:
-        masks, maps = _checked_masks(cover, maps)
-        values = _Counts.of(masks, maps, levels=None).measures()
-        by_image = _Counts.of(masks, maps, levels=_LEVELS)
-        parts = [by_image.resampled(some).measures() for some in np.array_split(times, 10)]
-        for measure in PIXEL_MEASURES:
-            drawn = np.concatenate([part[measure] for part in parts])
-            found[measure] = float(values[measure][0]), drawn
+        masks = cover > 0
+        drawn = pixel_resamples(masks, maps, times)
+        measured = {m: (value, drawn[m]) for m, value in pixel_values(masks, maps).items()}
     weights = times[:, abnormal] / abnormal.sum()
     for measure, function in zip(IMAGE_MEASURES, (pointing_game, energy_inside), strict=True):
-        per_image = function(cover[abnormal], maps[abnormal])
-        found[measure] = float(per_image.mean()), weights @ per_image
-    return found
+        by_image = function(cover[abnormal], maps[abnormal])
+        measured[measure] = float(by_image.mean()), weights @ by_image
+    return measured
+
+
+# --- to read ---
 
 
 def per_image(
@@ -432,10 +332,8 @@ def per_image(
         inside, and whether its maximum is ("yes", "no", "edge"). Shares are in percent. "-" where
         nothing is known to be abnormal.
     """
-    if images.labels is None:
-        raise InputError("These images have no labels, so nothing can be said of their ranks.")
-    cover, _ = truth_cover(images)
-    cover = cover[which]
+    assert images.labels is not None
+    cover = truth_cover(images)[0][which]
     rank = (-scores).argsort(kind="stable").argsort(kind="stable") + 1
     rows: dict[str, list[str]] = {
         "label": ["abnormal" if images.labels[i] == ABNORMAL else "normal" for i in which],
@@ -444,59 +342,48 @@ def per_image(
     }
     for name, values in maps.items():
         energy, hits = (f(cover, values[which]) for f in (energy_inside, pointing_game))
-        rows[f"{name}: sum inside, %"] = [_or_dash(share, f"{100 * share:.1f}") for share in energy]
-        words = [{0.0: "no", 1.0: "yes"}.get(hit, "edge") for hit in hits]
-        rows[f"{name}: maximum inside"] = list(map(_or_dash, hits, words))
+        rows[f"{name}: sum inside, %"] = [
+            "-" if np.isnan(share) else f"{100 * share:.1f}" for share in energy
+        ]
+        rows[f"{name}: maximum inside"] = [
+            "-" if np.isnan(hit) else {0.0: "no", 1.0: "yes"}.get(hit, "edge") for hit in hits
+        ]
     return pd.DataFrame(rows, index=[images.names[i] for i in which])
-
-
-def _or_dash(value: float, text: str) -> str:
-    return "-" if np.isnan(value) else text
 
 
 def layout(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     """A `compare` table for reading: a row a map, a column a measure, percent with intervals.
 
-    Args:
-        table: of `compare`.
-        names: what to call each map; those left out keep their names.
+    `names` say what to call each map; those left out keep their names.
     """
     cells = [
         f"{100 * r.value:.1f} ({100 * r.low:.1f} to {100 * r.high:.1f})" for r in table.itertuples()
     ]
     text = table.assign(cell=cells).pivot(index="map", columns="measure", values="cell")
-    text = text.loc[list(dict.fromkeys(table["map"])), list(dict.fromkeys(table["measure"]))]
-    by_chance = table.groupby("measure")["chance"].first()
-    text.loc["chance"] = [f"{100 * by_chance[measure]:.1f}" for measure in text.columns]
+    text = text.loc[table["map"].unique(), table["measure"].unique()]
+    text.loc["chance"] = (100 * table.groupby("measure")["chance"].first()).map("{:.1f}".format)
     return text.rename(index=dict(names)).rename_axis(index=None, columns="percent")
 
 
 def readings(table: pd.DataFrame, reference: str, names: Mapping[str, str]) -> list[str]:
     """What a `compare` table says of its reference, a sentence a measure, true whatever it holds.
 
-    Args:
-        table: of `compare` with this reference.
-        reference: the map the sentences are about.
-        names: what to call each map; those left out keep their names.
+    `names` say what to call each map; those left out keep their names.
     """
     sentences = []
     for measure, part in table.groupby("measure", sort=False):
-        own = part[part["map"] == reference].iloc[0]
+        of = part[part["map"] == reference].iloc[0]
         rest = part[part["map"] != reference]
-
-        groups = {
-            "better than": rest["map"][rest["difference_low"] > 0],
-            "worse than": rest["map"][rest["difference_high"] < 0],
-        }
-        told = set().union(*groups.values())
-        groups["not to be told from"] = rest["map"][~rest["map"].isin(told)]
-        against = "above" if own.low > own.chance else "below" if own.high < own.chance else "at"
-        words = [f"{names.get(reference, reference)} {100 * own.value:.1f}, {against} chance"]
-        words[0] += f" ({100 * own.chance:.1f})"
-        words += [
-            f"{relation} {', '.join(names.get(name, name) for name in group)}"
-            for relation, group in groups.items()
-            if len(group)
-        ]
+        better, worse = rest["difference_low"] > 0, rest["difference_high"] < 0
+        against = "above" if of.low > of.chance else "below" if of.high < of.chance else "at"
+        value, level = f"{100 * of.value:.1f}", f"{100 * of.chance:.1f}"
+        words = [f"{names.get(reference, reference)} {value}, {against} chance ({level})"]
+        for relation, which in (
+            ("better than", better),
+            ("worse than", worse),
+            ("not to be told from", ~better & ~worse),
+        ):
+            others = [names.get(name, name) for name in rest["map"][which]]
+            words += [f"{relation} {', '.join(others)}"] if others else []
         sentences.append(f"{measure}: {'; '.join(words)}.")
     return sentences

@@ -13,28 +13,21 @@ import pandas as pd
 from PIL import Image
 
 from d2ue.datasets.types import ABNORMAL, NORMAL, ImageSet
-from d2ue.errors import InputError
 from d2ue.statistics.significance import mean_auc
 from d2ue.store.files import write_text, writing
 
 
 def write_folder(images: ImageSet, folder: str | Path) -> Path:
-    """Write images as PNG files: a plain folder of normal ones, or, labelled, images/ + data.json.
+    """Write images as PNG files: a plain folder, or, with abnormal ones, images/ + data.json.
 
-    Args:
-        images: with abnormal ones among them they become the test images of the published layout.
-        folder: made if need be; files of these names are replaced.
-
-    Returns:
-        The folder.
+    The folder is made if need be; files of these names are replaced.
 
     Raises:
         InputError: if it cannot be written to.
     """
     target = Path(folder)
     names = [f"{name}.png" for name in images.names]
-    labels = np.zeros(len(images), np.int8) if images.labels is None else images.labels
-    labelled = bool((labels == ABNORMAL).any())
+    labelled = images.labels is not None and bool((images.labels == ABNORMAL).any())
     place = target / "images" if labelled else target
     with writing(target):
         place.mkdir(parents=True, exist_ok=True)
@@ -42,7 +35,7 @@ def write_folder(images: ImageSet, folder: str | Path) -> Path:
             Image.fromarray(image[0]).save(place / name)
     if labelled:
         classes = {
-            str(label): [n for n, own in zip(names, labels, strict=True) if own == label]
+            str(label): np.array(names)[images.labels == label].tolist()
             for label in (NORMAL, ABNORMAL)
         }
         write_text(target / "data.json", json.dumps({"test": classes}, indent=1) + "\n")
@@ -68,10 +61,8 @@ def compare(
         images (DeLong's), in percent; seconds of both calls; n, the number of test images.
 
     Raises:
-        InputError: if the labels are not of both classes or a detector's scores are not finite.
+        InputError: if the labels are not of both classes, one an image, or scores are not finite.
     """
-    if len(test) != len(labels):
-        raise InputError(f"{len(test)} images came with {len(labels)} labels.")
     rows = []
     for name, detector in detectors.items():
         start = time.perf_counter()

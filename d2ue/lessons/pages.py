@@ -9,9 +9,10 @@ found beside the package.
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,13 @@ from d2ue.errors import InputError
 
 #: What papermill's own cell begins with.
 INJECTED = "# Parameters"
-TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
+#: By declared type, what reads a text.
+READERS: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
+}
 
 
 def kept(value: str, place: str, *, needed: bool = True) -> str:
@@ -64,9 +71,9 @@ def check_parameters(namespace: dict[str, Any], cells: Sequence[str] | None = No
         cells = shell.user_ns.get("In", ()) if shell else ()
     known = declared(next((cell for cell in cells if declared(cell)), ""))
     for cell in cells:
-        if cell.startswith(INJECTED):
-            for name in assigned(cell):
-                namespace[name] = checked(name, namespace[name], known)
+        if cell.startswith(INJECTED):  # plain assignments
+            names = [node.targets[0].id for node in ast.parse(cell).body]  # type: ignore[attr-defined]
+            namespace |= {name: checked(name, namespace[name], known) for name in names}
     if namespace.get("out"):
         claim(namespace["out"])
 
@@ -77,22 +84,8 @@ def declared(cell: str) -> dict[str, str]:
         statements = ast.parse(cell).body
     except SyntaxError:  # a cell with magics
         return {}
-    return {
-        statement.target.id: ast.unparse(statement.annotation)
-        for statement in statements
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
-    }
-
-
-def assigned(cell: str) -> list[str]:
-    """The names that a cell of plain assignments gives values to."""
-    return [
-        target.id
-        for statement in ast.parse(cell).body
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
-        if isinstance(target, ast.Name)
-    ]
+    declarations = [s for s in statements if isinstance(s, ast.AnnAssign)]
+    return {ast.unparse(s.target): ast.unparse(s.annotation) for s in declarations}
 
 
 def checked(name: str, value: Any, known: Mapping[str, str]) -> Any:
@@ -112,19 +105,10 @@ def checked(name: str, value: Any, known: Mapping[str, str]) -> Any:
         raise InputError(
             f"The notebook has no parameter {name!r}: its parameters are {', '.join(known)}.{hint}"
         )
-    wanted = TYPES.get(known[name])
-    if wanted is None or type(value) is wanted:
+    wanted, given = known[name], type(value).__name__
+    if wanted not in READERS or given == wanted:
         return value
-    if wanted is str and type(value) in (int, float):
-        return str(value)
-    if wanted is float and type(value) is int:
-        return float(value)
-    if isinstance(value, str):
-        if wanted is bool and value.lower() in ("true", "false"):
-            return value.lower() == "true"
-        if wanted in (int, float):
-            try:
-                return wanted(value)
-            except ValueError:
-                pass
+    if (given, wanted) in {("int", "str"), ("float", "str"), ("int", "float")} or given == "str":
+        with contextlib.suppress(ValueError, KeyError):
+            return READERS[wanted](value)
     raise InputError(f"The parameter {name} is of type {known[name]}; {value!r} is not.")

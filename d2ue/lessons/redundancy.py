@@ -6,7 +6,8 @@ spread. `lessons.equivalent` makes the copies; the pictures are in `lessons.redu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from d2ue.backbones import Autoencoder, forward, stack, to_unit_range
+from d2ue.backbones import Autoencoder, features_of, stack, to_unit_range
 from d2ue.config import TrainConfig
 from d2ue.datasets import phantom
 from d2ue.ensemble import Ensemble, train_ensembles
@@ -32,21 +33,13 @@ from d2ue.training import LearnerTask, initial_network
 
 
 class Specimens(NamedTuple):
-    """What the lesson measures on.
+    """What the lesson measures on."""
 
-    Attributes:
-        images: uint8 [n, 1, H, W], normal phantoms.
-        x: the same as networks take them, [n, 1, H, W] in [-1, 1].
-        pair: two AE trained apart.
-        learner: the first of them, in float64: there rounding is easily told from a difference.
-        networks: it, and a MemAE and an AEU after one pass over the images, in float64.
-    """
-
-    images: np.ndarray
-    x: Tensor
-    pair: Ensemble
-    learner: Autoencoder
-    networks: dict[str, Autoencoder]
+    images: np.ndarray  # uint8 [n, 1, H, W], normal phantoms
+    x: Tensor  # the same as networks take them, in [-1, 1]
+    pair: Ensemble  # two AE trained apart
+    learner: Autoencoder  # the first of them, in float64, where rounding is no difference
+    networks: dict[str, Autoencoder]  # it, a MemAE and an AEU, in float64
 
 
 def specimens(image_size: int, n_train: int, epochs: int, batch_size: int) -> Specimens:
@@ -82,28 +75,30 @@ def pair_of(one: Autoencoder, other: Autoencoder, config: TrainConfig) -> Ensemb
     return Ensemble(config, stack([one, other]).float())
 
 
-def survival(networks: Mapping[str, Autoencoder], x: Tensor, seed: int = 0) -> pd.DataFrame:
+def survival(networks: Mapping[str, Autoencoder], x: Tensor) -> pd.DataFrame:
     """How far each transformation of each layer moves the output.
 
     Args:
-        networks: by name, e.g. the backbone's; in evaluation mode.
+        networks: by name, in evaluation mode.
         x: images [B, 1, H, W] in [-1, 1], of the networks' type (float64 shows rounding best).
-        seed: of the transformations that are drawn.
 
     Returns:
         Columns network, layer, transformation, difference (largest over outputs and pixels) and
         expected (whether the function should survive).
     """
-    rows = []
-    for name, network in networks.items():
-        for layer in network.layers:
-            for transformation in TRANSFORMATIONS:
-                changed = random_copy(network, layer, transformation, seed)
-                difference = output_difference(network, changed, x)
-                expected = keeps_function(network, layer, transformation)
-                rows.append((name, layer, transformation, difference, expected))
-    columns = ["network", "layer", "transformation", "difference", "expected"]
-    return pd.DataFrame(rows, columns=columns)
+    rows = [
+        {
+            "network": name,
+            "layer": layer,
+            "transformation": kind,
+            "difference": output_difference(network, random_copy(network, layer, kind), x),
+            "expected": keeps_function(network, layer, kind),
+        }
+        for name, network in networks.items()
+        for layer in network.layers
+        for kind in TRANSFORMATIONS
+    ]
+    return pd.DataFrame(rows)
 
 
 def similarity_to_copies(
@@ -123,23 +118,23 @@ def similarity_to_copies(
     Returns:
         Columns transformation ("identical" too), draw, similarity and value.
     """
-    p = _feature(network, x, layer)
-    rows = [("identical", 0, name, float(s(p, p))) for name, s in SIMILARITIES.items()]
-    for transformation in TRANSFORMATIONS:
-        if not keeps_function(network, layer, transformation):
-            continue
-        for draw in range(draws):
-            q = _feature(random_copy(network, layer, transformation, draw), x, layer)
-            rows += [(transformation, draw, n, float(s(p, q))) for n, s in SIMILARITIES.items()]
+    p = features(network, x, layer)[0]
+    kinds = [kind for kind in TRANSFORMATIONS if keeps_function(network, layer, kind)]
+    compared = [("identical", 0, p)] + [
+        (kind, draw, features(random_copy(network, layer, kind, draw), x, layer)[0])
+        for kind in kinds
+        for draw in range(draws)
+    ]
+    rows = [
+        (kind, draw, name, float(similarity(p, q)))
+        for kind, draw, q in compared
+        for name, similarity in SIMILARITIES.items()
+    ]
     return pd.DataFrame(rows, columns=["transformation", "draw", "similarity", "value"])
 
 
 def fooled_by(table: pd.DataFrame) -> dict[str, list[str]]:
-    """By similarity, the transformations of which some copy is given less than 0.999.
-
-    Args:
-        table: as `similarity_to_copies` gives it.
-    """
+    """By similarity, the transformations some copy of which `similarity_to_copies` puts < 0.999."""
     worst = table.groupby(["similarity", "transformation"], sort=False)["value"].min()
     return {
         name: [kind for kind, value in worst[name].items() if value < 0.999]
@@ -151,68 +146,48 @@ def fooled_by(table: pd.DataFrame) -> dict[str, list[str]]:
 def rescaled_neurons(
     network: Autoencoder, x: Tensor, layer: str, factors: Sequence[float]
 ) -> np.ndarray:
-    """`cka_of_rescaled_neurons` of a learner's feature of some images; [neurons, len(factors)]."""
-    p, neurons = _feature(network, x, layer), channels(network, layer)
-    return cka_of_rescaled_neurons(p, factors, neurons).numpy()
-
-
-def cka_of_rescaled_neurons(p: Tensor, factors: Sequence[float], neurons: int) -> Tensor:
-    """Linear CKA of a feature with itself after one neuron was made louder, for every neuron.
-
-    Args:
-        p: a feature [B, d], the values of a neuron side by side.
-        factors: by how much, each > 0.
-        neurons: how many there are; d is a multiple of it.
+    """Linear CKA of one learner's feature with itself after one neuron was made louder.
 
     Returns:
-        [neurons, len(factors)], 1 where the factor is 1.
+        [neurons, len(factors)]; factors are > 0, and 1 gives 1.
     """
-    parts = p.unflatten(-1, (neurons, -1))
-    values = torch.empty(neurons, len(factors), dtype=p.dtype)
-    for j in range(neurons):
-        for k, factor in enumerate(factors):
-            q = parts.clone()
-            q[:, j] *= factor
-            values[j, k] = linear_cka(p, q.flatten(1))
+    p, neurons = features(network, x, layer)[0], channels(network, layer)
+    parts = p.unflatten(-1, (neurons, -1))  # the values of a neuron lie side by side
+    values = np.empty((neurons, len(factors)))
+    for j, k in np.ndindex(*values.shape):
+        q = parts.clone()
+        q[:, j] *= factors[k]
+        values[j, k] = linear_cka(p, q.flatten(1))
     return values
 
 
-def expected_bias(batch: int, d: float, other: float | None = None) -> float:
-    r"""What biased linear CKA gives for independent Gaussian features: d / (B + d).
+def expected_bias(batch: int, d: int) -> float:
+    r"""What biased linear CKA gives for independent Gaussian features [B, d]: d / (B + d).
 
-    The ratio of expectations: with m = B - 1, E‖PᵀQ‖² = m d d', E‖PᵀP‖² = m d (m + d + 1). The
+    The ratio of expectations: with m = B - 1, E‖PᵀQ‖² = m d², E‖PᵀP‖² = m d (m + d + 1). The
     expectation of the ratio is close to it from some 16 images on, and above it for fewer.
-
-    Args:
-        batch: B.
-        d: width of the one feature.
-        other: width of the other; None = d.
     """
-    other = d if other is None else other
-    return (d * other / ((batch + d) * (batch + other))) ** 0.5
+    return d / (batch + d)
 
 
-def bias(
-    batches: Sequence[int], widths: Sequence[int], draws: int = 20, seed: int = 0
-) -> pd.DataFrame:
+def bias(batches: Sequence[int], widths: Sequence[int], draws: int = 20) -> pd.DataFrame:
     """Biased and debiased CKA of independent standard Gaussian features.
 
     Returns:
         Columns batch, width, draw, cka, debiased-cka and expected (`expected_bias`).
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     tables = []
-    for batch in batches:
-        for width in widths:
-            p, q = torch.randn(2, draws, batch, width, generator=generator)
-            values = {"cka": linear_cka(p, q).tolist(), "debiased-cka": debiased_cka(p, q).tolist()}
-            fixed = {"batch": batch, "width": width, "expected": expected_bias(batch, width)}
-            tables.append(pd.DataFrame({**fixed, "draw": range(draws), **values}))
+    for batch, width in itertools.product(batches, widths):
+        p, q = torch.randn(2, draws, batch, width, generator=generator)
+        fixed = {"batch": batch, "width": width, "expected": expected_bias(batch, width)}
+        values = {"cka": linear_cka(p, q).tolist(), "debiased-cka": debiased_cka(p, q).tolist()}
+        tables.append(pd.DataFrame({**fixed, "draw": range(draws), **values}))
     return pd.concat(tables, ignore_index=True)
 
 
 def bias_by_layer(
-    network: Autoencoder, x: Tensor, batch: int = 64, draws: int = 20, seed: int = 0
+    network: Autoencoder, x: Tensor, batch: int = 64, draws: int = 20
 ) -> pd.DataFrame:
     """Both kinds of CKA between two learners, on the same images and on unrelated ones.
 
@@ -224,41 +199,29 @@ def bias_by_layer(
         x: images to draw from, [n, 1, H, W], n >= 2 * batch.
         batch: B.
         draws: batches.
-        seed: of the draws.
 
     Returns:
         Columns layer, width, images ("same" or "unrelated"), draw, cka, debiased-cka, expected.
 
     Raises:
-        InputError: if there are not two learners, or too few images.
+        InputError: if there are too few images.
     """
-    if network.replicas != 2 or len(x) < 2 * batch:
-        raise InputError(
-            f"Two learners and at least {2 * batch} images are compared, "
-            f"not {network.replicas} and {len(x)}."
-        )
-    generator = torch.Generator().manual_seed(seed)
+    if len(x) < 2 * batch:
+        raise InputError(f"At least {2 * batch} images are compared, not {len(x)}.")
+    generator = torch.Generator().manual_seed(0)
     orders = [torch.randperm(len(x), generator=generator) for _ in range(draws)]
     rows = []
     for layer in network.layers:
-        p, q = _features(network, x, layer)
-        width = p.shape[-1]
+        p, q = features(network, x, layer)
+        fixed = {"layer": layer, "width": p.shape[-1]}
         for draw, order in enumerate(orders):
             ours, others = order[:batch], order[batch : 2 * batch]
-            for name, index in (("same", ours), ("unrelated", others)):
+            for images, index in (("same", ours), ("unrelated", others)):
                 pair = p[ours], q[index]
-                values = float(linear_cka(*pair)), float(debiased_cka(*pair))
-                rows.append((layer, width, name, draw, *values, expected_bias(batch, width)))
-    columns = ["layer", "width", "images", "draw", "cka", "debiased-cka", "expected"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _whole(x: Tensor, power: int) -> Tensor:
-    return x.flatten(-2).unsqueeze(-2)
-
-
-def _mean_difference(x: Tensor, power: int) -> Tensor:
-    return _whole(x, power) / x.flatten(-2).shape[-1] ** (1 / power)
+                row = {"images": images, "draw": draw, "cka": float(linear_cka(*pair))}
+                row["debiased-cka"] = float(debiased_cka(*pair))
+                rows.append(fixed | row | {"expected": expected_bias(batch, p.shape[-1])})
+    return pd.DataFrame(rows)
 
 
 #: Ways to read "the distance of two features" [B, d] that neither paper nor code rules out. Each
@@ -267,11 +230,10 @@ def _mean_difference(x: Tensor, power: int) -> Tensor:
 READINGS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "image by image": lambda x, power: x,  # ours: over the d values, then the mean over the batch
     "neuron by neuron": lambda x, power: x.mT,  # over the batch, then the mean over the d values
-    "whole batch": _whole,  # both features as one long vector each
+    "whole batch": lambda x, power: x.reshape(1, -1),  # both features as one long vector each
     # The same per entry: exp(-mean |p - q|), and of Euclidean the root of the mean square.
-    "mean difference": _mean_difference,
+    "mean difference": lambda x, power: x.reshape(1, -1) / x.numel() ** (1 / power),
 }
-_READ = ("euclidean", "manhattan", "cosine", "pearson")
 
 
 def start_gradients(
@@ -299,7 +261,7 @@ def start_gradients(
         network = initial_network(LearnerTask(config.replace(seed=draw), 2)).to(x.dtype).train()
         output = network(batch[None], layer)
         l_orig = reconstruction_loss(config.backbone, output, batch[None], config.entropy_weight)
-        p, q = _feature(senior, batch, layer), output.feature[0]
+        p, q = features(senior, batch, layer)[0], output.feature[0]
         weights = list(network.parameters())
         reached = torch.autograd.grad(q.sum(), weights, retain_graph=True, allow_unused=True)
         weights = [w for w, g in zip(weights, reached, strict=True) if g is not None]
@@ -311,17 +273,17 @@ def start_gradients(
     return pd.DataFrame(rows, columns=columns)
 
 
-def _values(p: Tensor, q: Tensor):  # type: ignore[no-untyped-def]
+def _values(p: Tensor, q: Tensor) -> Iterator[tuple[str, str, Tensor]]:
     """Every similarity under every reading that applies to it: (similarity, reading, value)."""
     for name, similarity in SIMILARITIES.items():
-        if name not in _READ:
+        distance, angle = name in ("euclidean", "manhattan"), name in ("cosine", "pearson")
+        if not distance and not angle:
             yield name, "as defined", similarity(p, q)
             continue
+        power = 1 if name == "manhattan" else 2
         for reading, shape in READINGS.items():
-            if reading == "mean difference" and name in ("cosine", "pearson"):
-                continue  # a division that these do not see
-            power = 1 if name == "manhattan" else 2
-            yield name, reading, similarity(shape(p, power), shape(q, power))
+            if distance or reading != "mean difference":  # a division that angles do not see
+                yield name, reading, similarity(shape(p, power), shape(q, power))
 
 
 def _norm(value: Tensor, weights: list[Tensor]) -> float:
@@ -331,13 +293,6 @@ def _norm(value: Tensor, weights: list[Tensor]) -> float:
     return float(torch.stack([g.double().square().sum() for g in parts]).sum().sqrt())
 
 
-def _feature(network: Autoencoder, x: Tensor, layer: str) -> Tensor:
-    """One learner's feature, [B, d]."""
-    return _features(network, x, layer)[0]
-
-
-def _features(network: Autoencoder, x: Tensor, layer: str) -> Tensor:
-    """Every replica's feature, [R, B, d]."""
-    feature = forward(network, x, layer).feature
-    assert feature is not None
-    return feature
+def features(network: Autoencoder, x: Tensor, layer: str) -> Tensor:
+    """Every replica's feature, [R, B, d], in the network's own precision."""
+    return features_of(network, iter([x]), layer)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,10 +32,8 @@ BANDS = ((-3.0, -1.0), (1.0, 3.0))
 SPAN = (-5.0, 5.0)
 #: How far from every band a place counts as off them: next to a band, learners are still right.
 MARGIN = 0.25
-#: The scores of a point, all >= 0, higher = more abnormal: Eq. (5), Eq. (6), and two controls.
-SCORES = ("output", "dual", "slope", "ensemble")
-#: Share of held-out normal points below a score's alarm level.
-QUIET = 0.95
+#: The scores of a point by what they are called in sentences.
+SCORES = {"output": "Unc", "dual": "DSU", "slope": "slopes alone", "ensemble": "error alone"}
 N_POINTS = 64  # normal points that learners are trained on
 WIDTH, STEPS, LEARNING_RATE = 32, 600, 1e-2
 _HELD_OUT = 1_000_003  # stream of the held-out normal points; learners are numbered from 0
@@ -69,15 +68,11 @@ class Learners:
 
     def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """f_i(x) and its derivative f_i'(x), each float64 [N, points], of x [points]."""
-        copies, f = self._forward(x)
-        (slopes,) = torch.autograd.grad(f.sum(), copies)
-        return f.detach().numpy(), slopes.numpy()
-
-    def _forward(self, x: np.ndarray) -> tuple[Tensor, Tensor]:
         # One copy of x for each learner keeps the learners' derivatives apart.
         copies = torch.tensor(x, dtype=torch.float64).expand(len(self), -1).clone()
-        copies.requires_grad_(True)
-        return copies, _forward(self.weights, copies)
+        f = _forward(self.weights, copies.requires_grad_())
+        (slopes,) = torch.autograd.grad(f.sum(), copies)
+        return f.detach().numpy(), slopes.numpy()
 
 
 def curve(x: np.ndarray) -> np.ndarray:
@@ -90,11 +85,8 @@ def normal_points(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Normal points, x evenly from the bands and y = curve(x) + noise; float64 [n] each.
 
-    Args:
-        n: how many.
-        noise: standard deviation of y about the curve.
-        seed: of both.
-        held_out: whether to draw other points than those learners are trained on.
+    `noise` is y's standard deviation about the curve; `held_out` draws other points than those
+    learners are trained on.
     """
     rng = np.random.default_rng([seed, _HELD_OUT + held_out])
     low, high = np.array(BANDS)[rng.integers(len(BANDS), size=n)].T
@@ -103,18 +95,13 @@ def normal_points(
 
 
 def train_many(seeds: Sequence[int], n_learners: int, noise: float = 0.1) -> list[Learners]:
-    """Ensembles of several seeds, all learners side by side in batched products.
+    """An ensemble of n_learners a seed, all learners side by side in batched products.
 
     Full batches, mean squared error, Adam; initial weights as PyTorch's Linear draws them. Neither
     the number of learners nor the other seeds change what a learner becomes.
 
-    Args:
-        seeds: one ensemble each.
-        n_learners: learners in an ensemble, >= 1.
-        noise: standard deviation of the normal points about the curve, >= 0.
-
     Raises:
-        InputError: if a number is out of range.
+        InputError: if there is no seed, no learner, or negative noise.
     """
     if n_learners < 1 or not noise >= 0 or not len(seeds):
         raise InputError("The toy takes at least one seed and one learner, and noise of 0 or more.")
@@ -128,11 +115,8 @@ def train_many(seeds: Sequence[int], n_learners: int, noise: float = 0.1) -> lis
         # The sum over learners keeps each one's gradient what it would be alone.
         (_forward(weights, x) - y).square().mean(1).sum().backward()
         optimiser.step()
-    parts = [w.detach().split(n_learners) for w in weights]
-    return [
-        Learners(own, noise, seed)
-        for seed, own in zip(seeds, zip(*parts, strict=True), strict=True)
-    ]
+    parts = zip(*(w.detach().split(n_learners) for w in weights), strict=True)
+    return [Learners(part, noise, seed) for seed, part in zip(seeds, parts, strict=True)]
 
 
 @lru_cache(maxsize=64)
@@ -144,11 +128,6 @@ def train(n_learners: int = 2, noise: float = 0.1, seed: int = 0) -> Learners:
 def scores(learners: Learners, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     """Four scores of points (x, y), each float64 [points], >= 0, higher = more abnormal.
 
-    Args:
-        learners: at least two.
-        x: float [points].
-        y: float [points].
-
     Returns:
         "output" (Unc, Eq. 5) std_i f_i(x); "dual" (DSU, Eq. 6) std_i(L_i dL_i/dx) with
         L_i = |f_i(x) - y|; and the parts DSU is made of, as controls: "slope" std_i f_i'(x), which
@@ -158,28 +137,25 @@ def scores(learners: Learners, x: np.ndarray, y: np.ndarray) -> dict[str, np.nda
     Raises:
         InputError: with fewer than two learners.
     """
-    copies, f = learners._forward(x)
-    target = torch.tensor(y, dtype=torch.float64)
-    error = (f - target).abs()
-    (slopes,) = torch.autograd.grad(f.sum(), copies, retain_graph=True)
-    (gradients,) = torch.autograd.grad(error.sum(), copies)
-    found = {
+    f, slopes = map(torch.from_numpy, learners.predict(x))
+    error = f - torch.from_numpy(y)
+    values = {
         "output": deviation(f),
-        "dual": deviation(error * gradients),
+        "dual": deviation(error * slopes),  # L dL/dx = |error| sign(error) f'
         "slope": deviation(slopes),
-        "ensemble": (f.mean(0) - target).abs(),
+        "ensemble": error.mean(0).abs(),
     }
-    return {name: values.detach().numpy() for name, values in found.items()}
+    return {name: value.numpy() for name, value in values.items()}
 
 
-def alarm_levels(learners: Learners, quiet: float = QUIET, n: int = 1000) -> dict[str, float]:
-    """Each score's level that a share `quiet` of held-out normal points stays below.
+def alarm_levels(learners: Learners) -> dict[str, float]:
+    """Each score's level that 95 % of 1000 held-out normal points stay below.
 
-    A detector that raises an alarm above its level is wrong about 1 - quiet of the normals,
-    whichever the score: so scores of different units can be compared, in multiples of their levels.
+    A detector that raises an alarm above its level is wrong about 5 % of the normals, whichever the
+    score: so scores of different units can be compared, in multiples of their levels.
     """
-    found = scores(learners, *normal_points(n, learners.noise, learners.seed, held_out=True))
-    return {name: float(np.quantile(values, quiet)) for name, values in found.items()}
+    normals = normal_points(1000, learners.noise, learners.seed, held_out=True)
+    return {name: float(np.quantile(v, 0.95)) for name, v in scores(learners, *normals).items()}
 
 
 def relative_scores(learners: Learners, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
@@ -188,9 +164,9 @@ def relative_scores(learners: Learners, x: np.ndarray, y: np.ndarray) -> dict[st
     return {name: values / levels[name] for name, values in scores(learners, x, y).items()}
 
 
-def places_off_the_normals(step: float = 0.01) -> np.ndarray:
+def places_off_the_normals() -> np.ndarray:
     """Every x of SPAN at least MARGIN away from the bands: the gap, both ends; float64 [places]."""
-    x = np.arange(round((SPAN[1] - SPAN[0]) / step) + 1) * step + SPAN[0]
+    x = np.arange(round((SPAN[1] - SPAN[0]) * 100) + 1) * 0.01 + SPAN[0]
     # A hair less than the margin, so that rounding does not decide about its end.
     apart = [(x < low - MARGIN + 1e-9) | (x > high + MARGIN - 1e-9) for low, high in BANDS]
     return x[np.logical_and.reduce(apart)]
@@ -202,18 +178,14 @@ def place_of_agreement(learners: Learners) -> float:
     return float(x[scores(learners, x, curve(x))["output"].argmin()])
 
 
-def effect(learners: Learners, height: float = 1.0) -> dict[str, float | int | bool]:
+def effect(learners: Learners, height: float = 1.0) -> dict[str, float | bool]:
     """Whether the effect of Fig. 1c is there, as a statement that can be false.
 
     Abnormal points stand `height` above the curve at every place off the normals. A place is
     **blind** if the output uncertainty there raises no alarm: it is not above the level that 95 %
     of held-out normals stay below. The effect *holds* if DSU, at its own level of the same kind,
     raises an alarm at more than half of the blind places. Without a blind place there is nothing
-    for DSU to add, and the effect does not hold.
-
-    Args:
-        learners: at least two.
-        height: of the abnormal points above the curve; 0 puts them on its continuation.
+    for DSU to add, and the effect does not hold. A height of 0 puts the points on the curve.
 
     Returns:
         seed; learners; height; blind, the share of places that are blind to "output"; of these,
@@ -223,33 +195,26 @@ def effect(learners: Learners, height: float = 1.0) -> dict[str, float | int | b
         where "output" raises an alarm (`mirror`); and holds.
     """
     x = places_off_the_normals()
-    relative = relative_scores(learners, x, curve(x) + height)
-    blind, mirror = relative["output"] <= 1, relative["dual"] <= 1
-
-    def share(alarm: np.ndarray, among: np.ndarray) -> float:
-        return float(alarm[among].mean()) if among.any() else float("nan")
-
-    def median(values: np.ndarray) -> float:
-        return float(np.median(values[blind])) if blind.any() else float("nan")
-
-    caught = {name: share(relative[name] > 1, blind) for name in ("dual", "slope", "ensemble")}
+    relative = pd.DataFrame(relative_scores(learners, x, curve(x) + height))
+    blind, mirror = (relative[relative[name] <= 1] for name in ("output", "dual"))
+    caught, level = (blind > 1).mean(), blind.median()  # NaN without any
     return {
         "seed": learners.seed,
         "learners": len(learners),
         "height": height,
-        "blind": float(blind.mean()),
-        **caught,
-        "output_level": median(relative["output"]),
-        "dual_level": median(relative["dual"]),
-        "dual_blind": float(mirror.mean()),
-        "mirror": share(relative["output"] > 1, mirror),
-        "holds": caught["dual"] > 0.5,  # False for NaN
+        "blind": len(blind) / len(relative),
+        **caught[["dual", "slope", "ensemble"]],
+        "output_level": level["output"],
+        "dual_level": level["dual"],
+        "dual_blind": len(mirror) / len(relative),
+        "mirror": (mirror["output"] > 1).mean(),
+        "holds": bool(caught["dual"] > 0.5),
     }
 
 
 def effects(ensembles: Sequence[Learners], heights: Sequence[float] = (1.0,)) -> pd.DataFrame:
     """`effect` of every ensemble and height, one row each."""
-    return pd.DataFrame([effect(own, height) for height in heights for own in ensembles])
+    return pd.DataFrame([effect(some, height) for height in heights for some in ensembles])
 
 
 def slider_positions(noise: float = 0.1, seed: int = 0, height: float = 1.0) -> dict[str, View]:
@@ -259,73 +224,53 @@ def slider_positions(noise: float = 0.1, seed: int = 0, height: float = 1.0) -> 
     """
     learners = train(8, noise, seed)
     place = place_of_agreement(learners.first(2))
-    found = {f"place {x:g}": view(learners.first(2), x, height) for x in (-4.5, 0.0, 2.0)}
+    views = {f"place {x:g}": view(learners.first(2), x, height) for x in (-4.5, 0.0, 2.0)}
     for other in (0.05, 0.2, 0.4):
-        found[f"noise {other:g}"] = view(train(8, other, seed).first(2), place, height)
+        views[f"noise {other:g}"] = view(train(8, other, seed).first(2), place, height)
     for n in (2, 4, 8):
-        found[f"{n} learners"] = view(learners.first(n), place, height)
-    return found
+        views[f"{n} learners"] = view(learners.first(n), place, height)
+    return views
 
 
 def counts(effects: pd.DataFrame) -> pd.DataFrame:
     """In how many seeds what holds: `effects`, a row a number of learners and height.
 
-    Returns:
-        "seeds"; "with a blind place"; "blind, %", the median over seeds of the share of places off
-        the normals; "DSU", the number of seeds in which it raises an alarm at more than half of
-        the blind places, which is that the effect holds; "slopes alone" and "error alone", the same
-        for the parts of DSU; and "DSU blind, %", the median share of places where DSU is silent.
+    Seeds; those with a blind place; the median share of places that are blind; the seeds in which
+    DSU (the effect holds), its slopes alone and its error alone raise an alarm at more than half of
+    the blind places; and the median share of places where DSU is silent.
     """
-    rows = {}
-    for (learners, height), own in effects.groupby(["learners", "height"], sort=False):
-        caught = {name: int((own[name] > 0.5).sum()) for name in ("dual", "slope", "ensemble")}
-        rows[learners, height] = {
-            "seeds": len(own),
-            "with a blind place": int((own["blind"] > 0).sum()),
-            "blind, %": round(100 * own["blind"].median()),
-            "DSU": caught["dual"],
-            "slopes alone": caught["slope"],
-            "error alone": caught["ensemble"],
-            "DSU blind, %": round(100 * own["dual_blind"].median()),
-        }
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    return table.rename_axis(["learners", "height"])
+    rows = effects.groupby(["learners", "height"], sort=False)
+
+    def above(column: str, level: float) -> pd.Series:
+        return rows[column].agg(lambda values: int((values > level).sum()))
+
+    def median(column: str) -> pd.Series:
+        return (100 * rows[column].median()).round().astype(int)
+
+    table = {"seeds": rows.size(), "with a blind place": above("blind", 0)}
+    table["blind, %"] = median("blind")
+    table |= {SCORES[name]: above(name, 0.5) for name in ("dual", "slope", "ensemble")}
+    return pd.DataFrame(table | {"DSU blind, %": median("dual_blind")})
 
 
-@dataclass(frozen=True, eq=False)
-class View:
-    """What a picture of the toy shows.
+class View(NamedTuple):
+    """What a picture of the toy shows; scores are in multiples of their alarm levels."""
 
-    Attributes:
-        normals: the points the learners were trained on, x and y.
-        x: float64 [places], over SPAN.
-        curves: f_i(x), [N, places].
-        height: of the abnormal points above the curve.
-        along: by score, [places]: the score of (x, curve(x) + height) in multiples of its level.
-        point: the abnormal point looked at, (x, y).
-        tangents: (f_i, f_i') at the point's x, [N, 2].
-        at_point: by score, the point's score in multiples of its alarm level.
-        dual_on_curve: DSU, in multiples of its level, of the point on learner 1's curve below.
-    """
-
-    normals: tuple[np.ndarray, np.ndarray]
-    x: np.ndarray
-    curves: np.ndarray
-    height: float
-    along: dict[str, np.ndarray]
-    point: tuple[float, float]
-    tangents: np.ndarray
-    at_point: dict[str, float]
-    dual_on_curve: float
+    normals: tuple[np.ndarray, np.ndarray]  # the points that learners were trained on, x and y
+    x: np.ndarray  # [places], over SPAN
+    curves: np.ndarray  # f_i(x), [N, places]
+    height: float  # of the abnormal points above the curve
+    along: dict[str, np.ndarray]  # by score, [places]: of the points (x, curve(x) + height)
+    point: tuple[float, float]  # the abnormal point looked at
+    tangents: np.ndarray  # f_i and f_i' at the point's x, [N, 2]
+    at_point: dict[str, float]  # by score, of the point
+    dual_on_curve: float  # DSU of the point on learner 1's curve below
 
 
 def view(learners: Learners, place: float | None = None, height: float = 1.0) -> View:
-    """Everything a picture of these learners and one abnormal point needs.
+    """These learners and one abnormal point, `height` above the curve at x = `place`.
 
-    Args:
-        learners: at least two.
-        place: the point's x; None = `place_of_agreement`.
-        height: the point's distance above the curve.
+    Without a place it stands at `place_of_agreement`.
     """
     place = place_of_agreement(learners) if place is None else float(place)
     at = np.array([place])
@@ -349,8 +294,7 @@ def view(learners: Learners, place: float | None = None, height: float = 1.0) ->
 def reading(view: View) -> list[str]:
     """What a picture shows at its abnormal point, in sentences."""
     f, slopes = (", ".join(f"{value:.2f}" for value in values) for values in view.tangents.T)
-    names = {"output": "Unc", "dual": "DSU", "slope": "slopes alone", "ensemble": "error alone"}
-    levels = ", ".join(f"{name} {view.at_point[key]:.2g}" for key, name in names.items())
+    levels = ", ".join(f"{name} {view.at_point[key]:.2g}" for key, name in SCORES.items())
     return [
         f"At x = {view.point[0]:.2f} the learners' outputs are {f} and their slopes {slopes}.",
         f"In multiples of their alarm levels: {levels}.",
@@ -371,9 +315,8 @@ def _forward(weights: Sequence[Tensor], x: Tensor) -> Tensor:
 def _initial_weights(seed: int, learner: int) -> list[np.ndarray]:
     """Uniform in +-1/sqrt(inputs), as PyTorch's Linear; weight and bias of each layer in turn."""
     rng = np.random.default_rng([seed, learner])
-    found = []
-    for inputs, outputs in ((1, WIDTH), (WIDTH, WIDTH), (WIDTH, 1)):
-        bound = inputs**-0.5
-        found.append(rng.uniform(-bound, bound, (inputs, outputs)))
-        found.append(rng.uniform(-bound, bound, (1, outputs)))
-    return found
+    return [
+        rng.uniform(-(inputs**-0.5), inputs**-0.5, (rows, outputs))
+        for inputs, outputs in ((1, WIDTH), (WIDTH, WIDTH), (WIDTH, 1))
+        for rows in (inputs, 1)
+    ]

@@ -8,14 +8,13 @@ from itertools import cycle
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from d2ue.lessons.toy import BANDS, SPAN, View
 from d2ue.plotting.style import (
     ABNORMAL_COLOUR,
-    FONT,
+    CHART,
     NORMAL_COLOUR,
     PALETTE,
     axes_grid,
@@ -33,91 +32,68 @@ TOY_LINES = {
 }
 
 
+@plt.rc_context(CHART)
 def toy_view(view: View) -> Figure:
-    """The 1-D regression and one abnormal point; below it, Unc and DSU along x.
-
-    Args:
-        view: as `d2ue.lessons.toy.view` gives it.
-    """
-    with plt.rc_context(FONT):
-        figure, (above, below) = plt.subplots(
-            2, 1, figsize=(9, 6.2), sharex=True, height_ratios=(1.2, 1), layout="constrained"
-        )
-        _toy_curves(above, view)
-        above.set(ylabel="y", title=_toy_verdict(view))
-        legend_beside(above)
-        _toy_along(below, view, ("output", "dual"))
-        sns.despine(figure)
+    """The 1-D regression and one abnormal point; below it, Unc and DSU along x."""
+    figure, axes = axes_grid(2, 1, (9, 6.2), sharex=True, height_ratios=(1.2, 1))
+    above, below = axes[:, 0]
+    _toy_curves(above, view)
+    above.set(ylabel="y", title=_toy_verdict(view))
+    legend_beside(above)
+    _toy_along(below, view, ("output", "dual"))
     return figure
 
 
+@plt.rc_context(CHART)
 def toy_parts(view: View) -> Figure:
     """DSU along x beside its parts: the learners' slopes alone, and their error alone."""
-    with plt.rc_context(FONT):
-        figure, axis = plt.subplots(figsize=(9, 3.2), layout="constrained")
-        _toy_along(axis, view, ("dual", "slope", "ensemble"))
-        sns.despine(figure)
+    figure, axes = axes_grid(1, 1, (9, 3.2))
+    _toy_along(axes[0, 0], view, ("dual", "slope", "ensemble"))
     return figure
 
 
+@plt.rc_context(CHART)
 def toy_views(views: Mapping[str, View], columns: int = 3) -> Figure:
-    """Small multiples of the regression alone, each with its point's scores in the title.
-
-    Args:
-        views: by title.
-        columns: panels a row.
-    """
+    """Small multiples of the regression alone, by title, each with its point's scores in it."""
     rows = -(-len(views) // columns)
-    with plt.rc_context(FONT):
-        figure, axes = axes_grid(
-            rows, columns, (3.7 * columns, 2.75 * rows), sharex=True, sharey=True
-        )
-        for axis, (title, view) in zip(axes.flat, views.items(), strict=False):
-            _toy_curves(axis, view)
-            axis.set_title(f"{title}\n{_toy_verdict(view)}", fontsize=11)
-        for axis in axes.flat[len(views) :]:
-            axis.axis("off")
-            axis.legend(*axes[0, 0].get_legend_handles_labels(), loc="center left", fontsize=11)
-        for axis in axes[-1]:
-            axis.set_xlabel("x")
-        for line in axes:
-            line[0].set_ylabel("y")
-        sns.despine(figure)
+    figure, axes = axes_grid(rows, columns, (3.7 * columns, 2.75 * rows), sharex=True, sharey=True)
+    for axis, (title, view) in zip(axes.flat, views.items(), strict=False):
+        _toy_curves(axis, view)
+        axis.set_title(f"{title}\n{_toy_verdict(view)}", fontsize=11)
+    for axis in axes.flat[len(views) :]:
+        axis.axis("off")
+        axis.legend(*axes[0, 0].get_legend_handles_labels(), loc="center left", fontsize=11)
+    for axis in axes[-1]:
+        axis.set_xlabel("x")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("y")
     return figure
 
 
+@plt.rc_context(CHART)
 def toy_effects(effects: pd.DataFrame) -> Figure:
-    """Seed by seed, both uncertainties where output uncertainty is blind; a panel a height.
-
-    Args:
-        effects: as `d2ue.lessons.toy.effects` gives it, of one number of learners.
-    """
+    """`toy.effects` of one number of learners: both uncertainties where Unc is blind, by seed."""
     groups = list(effects.groupby("height", sort=False))
-    with plt.rc_context(FONT):
-        figure, axes = axes_grid(1, len(groups), (5.2 * len(groups), 3.6), sharey=True)
-        for axis, (height, own) in zip(axes[0], groups, strict=True):
-            places = range(len(own))
-            for name, marker in (("output", "s"), ("dual", "o")):
-                label, look = TOY_LINES[name]
-                values = own[f"{name}_level"]
-                axis.plot(places, values, marker, color=look["color"], markersize=8, label=label)
-            axis.vlines(places, own["output_level"], own["dual_level"], color="0.7", zorder=0)
-            axis.axhline(1, color="0.3", linewidth=1)
-            axis.set_xticks(places, own["seed"].astype(str))
-            axis.set(yscale="log", xlabel="seed")
-            axis.set_title(
-                f"points {_above(float(height))}: holds in {own['holds'].sum()} of {len(own)}"
-            )
-        axes[0, 0].set_ylabel("median at blind places\n/ alarm level (95 % of normals)")
-        legend_beside(axes[0, -1])
-        sns.despine(figure)
+    figure, axes = axes_grid(1, len(groups), (5.2 * len(groups), 3.6), sharey=True)
+    for axis, (height, part) in zip(axes[0], groups, strict=True):
+        places = range(len(part))
+        for name, marker in (("output", "s"), ("dual", "o")):
+            label, look = TOY_LINES[name]
+            values = part[f"{name}_level"]
+            axis.plot(places, values, marker, color=look["color"], markersize=8, label=label)
+        axis.vlines(places, part["output_level"], part["dual_level"], color="0.7", zorder=0)
+        axis.axhline(1, color="0.3", linewidth=1)
+        axis.set_xticks(places, part["seed"].astype(str))
+        title = f"points {_above(float(height))}: holds in {part['holds'].sum()} of {len(part)}"
+        axis.set(yscale="log", xlabel="seed", title=title)
+    axes[0, 0].set_ylabel("median at blind places\n/ alarm level (95 % of normals)")
+    legend_beside(axes[0, -1])
     return figure
 
 
 def _toy_curves(axis: Axes, view: View) -> None:
     """Normal points, learners, and the abnormal point with the learners' tangents at it."""
-    for low, high in BANDS:
-        axis.axvspan(low, high, color=NORMAL_COLOUR, alpha=0.12, linewidth=0)
+    _bands(axis)
     axis.plot(*view.normals, ".", color=NORMAL_COLOUR, markersize=6, label="normal points")
     x = view.point[0]
     near = np.array([x - 0.8, x + 0.8])
@@ -133,10 +109,9 @@ def _toy_curves(axis: Axes, view: View) -> None:
 
 def _toy_along(axis: Axes, view: View, along: Sequence[str]) -> None:
     """Scores along x in multiples of their alarm levels, with the places that are blind to Unc."""
-    blind = view.along["output"] <= 1
-    for low, high in BANDS:
-        blind &= (view.x < low) | (view.x > high)
-        axis.axvspan(low, high, color=NORMAL_COLOUR, alpha=0.12, linewidth=0)
+    _bands(axis)
+    in_a_band = [(view.x >= low) & (view.x <= high) for low, high in BANDS]
+    blind = (view.along["output"] <= 1) & ~np.logical_or.reduce(in_a_band)
     span = {"color": "0.8", "linewidth": 0, "label": "blind to Unc, off the bands"}
     axis.fill_between(view.x, 0, 1, blind, transform=axis.get_xaxis_transform(), **span)
     for name in along:
@@ -144,11 +119,15 @@ def _toy_along(axis: Axes, view: View, along: Sequence[str]) -> None:
         axis.plot(view.x, view.along[name], linewidth=2, label=label, **look)
     axis.axhline(1, color="0.3", linewidth=1)
     axis.axvline(view.point[0], color=ABNORMAL_COLOUR, linewidth=1)
-    axis.set(
-        yscale="log", ylim=(1e-2, 100), xlim=SPAN, xlabel=f"x of a point {_above(view.height)}"
-    )
+    axis.set(yscale="log", ylim=(1e-2, 100), xlim=SPAN)
+    axis.set_xlabel(f"x of a point {_above(view.height)}")
     axis.set_ylabel("score / its alarm level\n(95 % of normals)")
     legend_beside(axis)
+
+
+def _bands(axis: Axes) -> None:
+    for low, high in BANDS:
+        axis.axvspan(low, high, color=NORMAL_COLOUR, alpha=0.12, linewidth=0)
 
 
 def _toy_verdict(view: View) -> str:

@@ -1,13 +1,12 @@
 """The pictures that several rooms share: plain arrays and tables in, a matplotlib figure out."""
 
-from d2ue.plotting.images import BOX_COLOUR, heat_maps, image_rows, reconstructions, score_maps
+from d2ue.plotting.images import heat_maps, image_rows, reconstructions, score_maps
 from d2ue.plotting.scores import localisation, mirror_dots, score_histograms, training_curves
 from d2ue.plotting.style import (
     ABNORMAL_COLOUR,
     FONT,
     METHOD_TITLES,
     NORMAL_COLOUR,
-    OUTLINE,
     PALETTE,
     axes_grid,
 )
@@ -21,11 +20,9 @@ from d2ue.plotting.tables import (
 
 __all__ = [
     "ABNORMAL_COLOUR",
-    "BOX_COLOUR",
     "FONT",
     "METHOD_TITLES",
     "NORMAL_COLOUR",
-    "OUTLINE",
     "PALETTE",
     "auc_by_seed",
     "axes_grid",

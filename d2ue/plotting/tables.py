@@ -3,52 +3,32 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from d2ue.datasets.registry import marked
 from d2ue.plotting.style import (
     ABNORMAL_COLOUR,
-    FONT,
+    CHANCE,
+    CHART,
     METHOD_TITLES,
     NORMAL_COLOUR,
     PALETTE,
     axes_grid,
+    legend_below,
+    legend_entry,
+    name_rows,
 )
 
 
-def auc_by_seed(table: pd.DataFrame, groups: Mapping[float, str]) -> Figure:
-    """Every seed's AUC by score method, without and with repulsion; lines join one seed.
-
-    Args:
-        table: as `d2ue.experiments.score_table` gives it.
-        groups: name of each repulsion weight, in the order to draw.
-    """
-    methods = list(dict.fromkeys(table["method"]))
-    with plt.rc_context(FONT):
-        figure, axes = axes_grid(1, len(methods), (3.2 * len(methods), 3.2), sharey=True)
-        for axis, method in zip(axes[0], methods, strict=True):
-            part = table[table["method"] == method]
-            wide = part.pivot(index="seed", columns="repulsion_weight", values="AUC")
-            wide = wide[[weight for weight in groups if weight in wide.columns]]
-            for (seed, values), colour in zip(wide.iterrows(), cycle(PALETTE), strict=False):
-                axis.plot(range(len(values)), values, "o-", color=colour, label=f"seed {seed}")
-            axis.axhline(50, color="0.6", linewidth=1, linestyle=":")
-            axis.set_xticks(range(wide.shape[1]), [groups[w] for w in wide.columns])
-            axis.set_xlim(-0.4, wide.shape[1] - 0.6)
-            axis.set_title(METHOD_TITLES.get(method, method))
-        axes[0, 0].set_ylabel("AUC, percent (dotted: chance)")
-        axes[0, -1].legend(fontsize=10)
-        sns.despine(figure)
-    return figure
-
-
+@plt.rc_context(CHART)
 def table_dots(frame: pd.DataFrame, title: str = "") -> Figure:
     """A table as a picture: every row's AUC, seed by seed, beside the paper's.
 
@@ -57,53 +37,44 @@ def table_dots(frame: pd.DataFrame, title: str = "") -> Figure:
             nothing to show, neither ours nor the paper's, are left out.
         title: above the panels.
     """
-    shown_rows = (frame["n_seeds"] > 0) | frame["paper_AUC"].notna()
-    frame = frame[shown_rows.groupby([frame["group"], frame["row"]]).transform("any")]
+    has_value = (frame["n_seeds"] > 0) | frame["paper_AUC"].notna()
+    frame = frame[has_value.groupby([frame["group"], frame["row"]]).transform("any")]
     if frame.empty:
         return _nothing(title)
     names = list(dict.fromkeys(frame["dataset"]))
     lines = list(dict.fromkeys(zip(frame["group"], frame["row"], strict=True)))
-    with plt.rc_context(FONT):
-        figure, axes = axes_grid(
-            1, len(names), (2.6 + 5.2 * len(names), 1.3 + 0.34 * len(lines)), sharey=True
-        )
-        for axis, name in zip(axes[0], names, strict=True):
-            own = frame[frame["dataset"] == name].set_index(["group", "row"])
-            for y, line in enumerate(lines):
-                _dots(axis, y, own.loc[line])
-            axis.axvline(50, color="0.6", linewidth=1, linestyle=":")
-            axis.set_title(name)
-            axis.set_xlabel("AUC, percent (dotted: chance)")
-            axis.grid(axis="x", alpha=0.3)
-        labels = [f"{group}  {row}" if group else row for group, row in lines]
-        axes[0, 0].set_yticks(range(len(lines)), labels)
-        axes[0, 0].set_ylim(len(lines) - 0.5, -0.5)  # the first row on top
-        for y in (i for i in range(1, len(lines)) if lines[i][0] != lines[i - 1][0]):
-            for axis in axes[0]:
-                axis.axhline(y - 0.5, color="0.8", linewidth=1)
-        handles = [
-            plt.Line2D([], [], marker="o", color=NORMAL_COLOUR, linestyle="", label="one seed"),
-            plt.Line2D([], [], marker="|", markersize=12, color="black", label="mean, interval"),
-            plt.Line2D([], [], marker="D", color=ABNORMAL_COLOUR, linestyle="", label="paper"),
-            plt.Line2D([], [], marker="x", color="0.4", linestyle="", label="released code"),
-        ]
-        shown = [True, True, frame["paper_AUC"].notna().any(), frame["code_AUC"].notna().any()]
-        kept = [handle for handle, is_shown in zip(handles, shown, strict=True) if is_shown]
-        figure.legend(handles=kept, loc="outside lower center", ncols=len(kept), fontsize=10)
-        if title:
-            width = 12 + 60 * len(names)  # what fits above the panels
-            figure.suptitle(textwrap.fill(title, width, break_on_hyphens=False))
-        sns.despine(figure)
+    size = (2.6 + 5.2 * len(names), 1.3 + 0.34 * len(lines))
+    figure, axes = axes_grid(1, len(names), size, sharey=True)
+    for axis, name in zip(axes[0], names, strict=True):
+        part = frame[frame["dataset"] == name].set_index(["group", "row"])
+        for y, line in enumerate(lines):
+            _dots(axis, y, part.loc[line])
+        axis.axvline(50, **CHANCE)
+        axis.set_title(name)
+        axis.set_xlabel("AUC, percent (dotted: chance)")
+        axis.grid(axis="x", alpha=0.3)
+    _name_grouped_rows(axes[0], lines)
+    entries = [
+        legend_entry("one seed", "o", NORMAL_COLOUR),
+        legend_entry("mean, interval", "|", "black", markersize=12),
+    ]
+    if frame["paper_AUC"].notna().any():
+        entries.append(legend_entry("paper", "D", ABNORMAL_COLOUR))
+    if frame["code_AUC"].notna().any():
+        entries.append(legend_entry("released code", "x", "0.4"))
+    legend_below(figure, entries)
+    if title:
+        width = 12 + 60 * len(names)  # what fits above the panels
+        figure.suptitle(textwrap.fill(title, width, break_on_hyphens=False))
     return figure
 
 
 def _nothing(title: str) -> Figure:
     """The picture of what was not run: says so."""
-    with plt.rc_context(FONT):
-        figure, axes = axes_grid(1, 1, (6, 1.5))
-        axes[0, 0].text(0.5, 0.5, "not run", ha="center", va="center")
-        axes[0, 0].set_axis_off()
-        axes[0, 0].set_title(title)
+    figure, axes = axes_grid(1, 1, (6, 1.5))
+    axes[0, 0].text(0.5, 0.5, "not run", ha="center", va="center")
+    axes[0, 0].set_axis_off()
+    axes[0, 0].set_title(title)
     return figure
 
 
@@ -117,14 +88,25 @@ def _dots(axis: Axes, y: int, line: pd.Series) -> None:
     axis.plot(line["code_AUC"], y, "x", color="0.4", markersize=6)
 
 
+def _name_grouped_rows(axes: Sequence[Axes] | np.ndarray, lines: list[tuple[str, str]]) -> None:
+    """Rows named by (group, row), with a line between groups."""
+    name_rows(axes[0], [f"{group}  {row}" if group else row for group, row in lines])
+    for y in range(1, len(lines)):
+        if lines[y][0] != lines[y - 1][0]:
+            for axis in axes:
+                axis.axhline(y - 0.5, color="0.8", linewidth=1)
+
+
 #: Colour of a verdict; the same in every picture, told apart by their shape too.
 VERDICT_LOOKS = {
     "holds": (PALETTE[2], "o"),
     "does not hold": (PALETTE[3], "s"),
     "no effect": (PALETTE[0], "v"),
+    "cannot tell": ("0.5", "D"),
 }
 
 
+@plt.rc_context(CHART)
 def verdict_intervals(verdicts: pd.DataFrame, about: str = "") -> Figure:
     """Claims as differences with their intervals and every seed's value (the small strokes).
 
@@ -133,59 +115,42 @@ def verdict_intervals(verdicts: pd.DataFrame, about: str = "") -> Figure:
             "difference" (AUC points) around 0.
         about: what they are of, for the head; "" = the data sets' names.
     """
+    about = about or ", ".join(map(marked, verdicts["dataset"].unique()))
     run = verdicts[verdicts["verdict"] != "not run"]
     if run.empty:
-        return _nothing(about or _names(verdicts))
-    column = "factor" if "factor" in run else "difference"
+        return _nothing(about)
+    column, neutral, title = (
+        ("factor", 1, "factor: with / without repulsion")
+        if "factor" in run
+        else ("difference", 0, "difference in AUC, points")
+    )
+    figure, axes = axes_grid(1, 1, (10, 1.1 + 0.33 * len(run)))
+    axis = axes[0, 0]
+    for y, line in enumerate(run.to_dict("records")):
+        key = next((k for k in VERDICT_LOOKS if line["verdict"].startswith(k)), "cannot tell")
+        colour, marker = VERDICT_LOOKS[key]
+        axis.plot([line["low"], line["high"]], [y, y], color=colour, linewidth=2)
+        axis.plot(line[column], y, marker, color=colour)
+        seeds = [float(value) for value in line["per_seed"].split()]
+        axis.plot(seeds, [y] * len(seeds), "|", color=colour, markersize=10)
     many = run["dataset"].nunique() > 1
-    with plt.rc_context(FONT):
-        figure, axis = plt.subplots(figsize=(10, 1.1 + 0.33 * len(run)), layout="constrained")
-        for y, line in enumerate(run.to_dict("records")):
-            key = next((key for key in VERDICT_LOOKS if line["verdict"].startswith(key)), "")
-            colour, marker = VERDICT_LOOKS.get(key, ("0.5", "D"))
-            axis.plot([line["low"], line["high"]], [y, y], color=colour, linewidth=2)
-            axis.plot(line[column], y, marker, color=colour)
-            seeds = [float(value) for value in line["per_seed"].split()]
-            axis.plot(seeds, [y] * len(seeds), "|", color=colour, markersize=10)
-        names = [
-            f"{line['dataset']}: {line['claim']}" if many else line["claim"]
-            for line in run.to_dict("records")
-        ]
-        axis.set_yticks(range(len(run)), names)
-        axis.set_ylim(len(run) - 0.5, -0.5)
-        # Long claims leave no room right of the axis.
-        axis.set_title(_whose(run, about), loc="right")
-        if column == "factor":
-            axis.axvline(1, color="0.6", linewidth=1)
-            axis.set_xlabel("factor: with / without repulsion")
-        else:
-            axis.axvline(0, color="0.6", linewidth=1)
-            axis.set_xlabel("difference in AUC, points")
-        looks = {**VERDICT_LOOKS, "cannot tell": ("0.5", "D")}
-        handles = [
-            plt.Line2D([], [], color=colour, marker=marker, label=name)
-            for name, (colour, marker) in looks.items()
-        ]
-        seed = {"marker": "|", "markersize": 10, "linestyle": "", "color": "0.3"}
-        handles.append(plt.Line2D([], [], **seed, label="one seed"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=10)
-        sns.despine(figure)
+    name_rows(axis, run["dataset"] + ": " + run["claim"] if many else run["claim"])
+    counts = sorted({len(text.split()) for text in run["per_seed"]})
+    span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    head = f"{about}: 95 % intervals, {span} {'seed' if counts == [1] else 'seeds'}"
+    # Long claims leave no room right of the axis.
+    axis.set_title(textwrap.fill(head, 110, break_on_hyphens=False), loc="right")
+    axis.axvline(neutral, color="0.6", linewidth=1)
+    axis.set_xlabel(title)
+    entries = [
+        legend_entry(name, marker, colour, linestyle="-")
+        for name, (colour, marker) in VERDICT_LOOKS.items()
+    ]
+    legend_below(figure, [*entries, legend_entry("one seed", "|", "0.3", markersize=10)])
     return figure
 
 
-def _whose(verdicts: pd.DataFrame, about: str) -> str:
-    """The images and seeds that verdicts come from: "brain-mri: 95 % intervals, 3 seeds"."""
-    counts = sorted({len(text.split()) for text in verdicts["per_seed"]})
-    span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
-    seeds = f"{span} {'seed' if counts == [1] else 'seeds'}"
-    head = f"{about or _names(verdicts)}: 95 % intervals, {seeds}"
-    return textwrap.fill(head, 110, break_on_hyphens=False)
-
-
-def _names(verdicts: pd.DataFrame) -> str:
-    return ", ".join(map(marked, verdicts["dataset"].unique()))
-
-
+@plt.rc_context(CHART)
 def published_against_cleaned(frame: pd.DataFrame, title: str = "") -> Figure:
     """Every row's AUC with and without the test images that have a near duplicate in train.
 
@@ -195,75 +160,71 @@ def published_against_cleaned(frame: pd.DataFrame, title: str = "") -> Figure:
         title: above the panels.
     """
     run = frame[frame["n_seeds"] > 0].reset_index(drop=True)
-    looks = {"published": (NORMAL_COLOUR, "o", -0.13), "cleaned": (ABNORMAL_COLOUR, "s", 0.13)}
-    with plt.rc_context(FONT):
-        figure, (left, right) = plt.subplots(
-            1,
-            2,
-            figsize=(13, 1.6 + 0.34 * max(len(run), 1)),
-            sharey=True,
-            width_ratios=(3, 2),
-            layout="constrained",
-        )
-        for split, (colour, marker, shift) in looks.items():
-            y = run.index + shift
-            left.hlines(
-                y, run[f"AUC_low_{split}"], run[f"AUC_high_{split}"], colors=[colour], linewidth=1.5
-            )
-            sizes = f"{run[f'n_normal_{split}'].max()} + {run[f'n_abnormal_{split}'].max()}"
-            left.plot(
-                run[f"AUC_{split}"],
-                y,
-                marker,
-                color=colour,
-                markersize=5,
-                label=f"{split} ({sizes} test images)",
-            )
-        right.hlines(run.index, run["change_low"], run["change_high"], colors="0.3", linewidth=1.5)
-        right.plot(run["change"], run.index, "D", color="0.3", markersize=5)
-        left.axvline(50, color="0.6", linewidth=1, linestyle=":")
-        right.axvline(0, color="0.6", linewidth=1)
-        left.set_xlabel("AUC, percent (dotted: chance), 95 % interval")
-        right.set_xlabel("published - cleaned, points, 95 % interval")
-        lines = list(zip(run["group"], run["row"], strict=True))
-        left.set_yticks(run.index, [f"{group}  {row}" if group else row for group, row in lines])
-        left.set_ylim(len(run) - 0.4, -0.6)
-        for y in (i for i in range(1, len(lines)) if lines[i][0] != lines[i - 1][0]):
-            for axis in (left, right):
-                axis.axhline(y - 0.5, color="0.8", linewidth=1)
-        for axis in (left, right):
-            axis.grid(axis="x", alpha=0.3)
-        handles, labels = left.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=10)
-        if title:
-            figure.suptitle(title)
-        sns.despine(figure)
+    size = (13, 1.6 + 0.34 * max(len(run), 1))
+    figure, axes = axes_grid(1, 2, size, sharey=True, width_ratios=(3, 2))
+    left, right = axes[0]
+    for split, colour, marker, shift in (
+        ("published", NORMAL_COLOUR, "o", -0.13),
+        ("cleaned", ABNORMAL_COLOUR, "s", 0.13),
+    ):
+        y, ends = run.index + shift, (run[f"AUC_low_{split}"], run[f"AUC_high_{split}"])
+        left.hlines(y, *ends, colors=[colour], linewidth=1.5)
+        sizes = f"{run[f'n_normal_{split}'].max()} + {run[f'n_abnormal_{split}'].max()}"
+        look = {"color": colour, "markersize": 5, "label": f"{split} ({sizes} test images)"}
+        left.plot(run[f"AUC_{split}"], y, marker, **look)
+    right.hlines(run.index, run["change_low"], run["change_high"], colors="0.3", linewidth=1.5)
+    right.plot(run["change"], run.index, "D", color="0.3", markersize=5)
+    left.axvline(50, **CHANCE)
+    right.axvline(0, color="0.6", linewidth=1)
+    left.set_xlabel("AUC, percent (dotted: chance), 95 % interval")
+    right.set_xlabel("published - cleaned, points, 95 % interval")
+    _name_grouped_rows(axes[0], list(zip(run["group"], run["row"], strict=True)))
+    for axis in axes[0]:
+        axis.grid(axis="x", alpha=0.3)
+    legend_below(figure, left.get_legend_handles_labels()[0])
+    if title:
+        figure.suptitle(title)
     return figure
 
 
-def paired_by_seed(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
+def auc_by_seed(table: pd.DataFrame, groups: Mapping[float, str]) -> Figure:
+    """`paired_by_seed` of every score's AUC in a table of `d2ue.experiments.score_table`.
+
+    `groups` names the repulsion weights, 0 first.
+    """
+    methods = {method: METHOD_TITLES.get(method, method) for method in table["method"].unique()}
+    keys = ["seed", "repulsion_weight"]
+    wide = table.pivot(index=keys, columns="method", values="AUC").reset_index()
+    figure = paired_by_seed(wide, methods, sharey=True)
+    for axis in figure.axes[: len(methods)]:
+        axis.axhline(50, **CHANCE)
+        axis.set_xticks(range(len(groups)), list(groups.values()))
+    figure.axes[0].set_ylabel("AUC, percent\n(dotted: chance)")
+    return figure
+
+
+@plt.rc_context(CHART)
+def paired_by_seed(table: pd.DataFrame, columns: Mapping[str, str], **options: Any) -> Figure:
     """What repulsion changes, a panel a quantity: each line is one seed, without and with.
 
     Args:
         table: a row an ensemble, with the columns seed, repulsion_weight and those named next.
         columns: titles by column.
+        options: of `axes_grid`.
     """
     wide = 3 if len(columns) % 3 == 0 else 4
     tall = -(-len(columns) // wide)
-    with plt.rc_context(FONT):
-        figure, axes = axes_grid(tall, wide, (3.3 * wide, 2.5 * tall))
-        for axis in axes.flat[len(columns) :]:
-            axis.axis("off")
-        for axis, (column, title) in zip(axes.flat, columns.items(), strict=False):
-            for (seed, own), colour in zip(table.groupby("seed"), cycle(PALETTE), strict=False):
-                own = own.sort_values("repulsion_weight")
-                x = (own["repulsion_weight"] > 0).astype(int)
-                axis.plot(x, own[column], "o-", color=colour, label=f"seed {seed}")
-            axis.set_xticks([0, 1], ["none", "repulsion"])
-            axis.set_xlim(-0.35, 1.35)
-            axis.set_title(title)
-        handles, names = axes.flat[0].get_legend_handles_labels()
-        place = {"loc": "outside lower center", "ncols": min(len(names), 8)}
-        figure.legend(handles, names, **place, fontsize=10)
-        sns.despine(figure)
+    figure, axes = axes_grid(tall, wide, (3.3 * wide, 2.5 * tall + 0.5), **options)
+    for axis in axes.flat[len(columns) :]:
+        axis.axis("off")
+    for axis, (column, title) in zip(axes.flat, columns.items(), strict=False):
+        for (seed, pair), colour in zip(table.groupby("seed"), cycle(PALETTE), strict=False):
+            pair = pair.sort_values("repulsion_weight")
+            x = (pair["repulsion_weight"] > 0).astype(int)
+            axis.plot(x, pair[column], "o-", color=colour, label=f"seed {seed}")
+        axis.set_xticks([0, 1], ["none", "repulsion"])
+        axis.set_xlim(-0.35, 1.35)
+        axis.set_title(title)
+    seeds = axes.flat[0].get_legend_handles_labels()[0]
+    figure.legend(handles=seeds, loc="outside lower center", ncols=min(len(seeds), 8), fontsize=10)
     return figure
