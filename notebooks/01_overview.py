@@ -97,7 +97,7 @@ print("X     ", tuple(x.shape), f"from {x.min():.2f} to {x.max():.2f}")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-shape = {"image_size": image_size, "n_learners": learners}
+shape = {"backbone": "ae", "image_size": image_size, "n_learners": learners}
 config = d2ue.TrainConfig(**shape, epochs=epochs, batch_size=batch_size)
 fresh = [training.initial_network(training.LearnerTask(config, n + 1)) for n in range(learners)]
 seniors, learner = stack(fresh[:-1]).eval().requires_grad_(False), fresh[-1].train()

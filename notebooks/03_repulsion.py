@@ -78,7 +78,9 @@ print(f"compared on {len(images['normal'])} normal and {len(images['abnormal'])}
 # **Look for** the two families of lines, and for the right panel: nothing is repelled *on abnormal images*, which are not there in training. If their lines fall too, that is generalisation. Dotted lines are the CKA of Eq. (2), which is biased upwards; solid and dashed ones the debiased form, about 0 for unrelated features.
 
 # %%
-settings = dict(n_learners=learners, epochs=epochs, batch_size=batch_size, image_size=image_size)
+settings = dict(
+    backbone="ae", n_learners=learners, epochs=epochs, batch_size=batch_size, image_size=image_size
+)
 configs = [
     TrainConfig(seed=seed, repulsion_weight=weight, learning_rate=learning_rate, **settings)
     for seed in range(seeds)

@@ -158,7 +158,7 @@ display(bundle | {"text/plain": "(four sliders and their picture: run this cell)
 # %%
 test_sizes = dict.fromkeys(("n_test_normal", "n_test_abnormal"), 150)
 data = phantom(n_train=n_train, **test_sizes, image_size=32, progress=False)
-config = TrainConfig(image_size=32, epochs=epochs, batch_size=16, seed=seed)
+config = TrainConfig(backbone="ae", image_size=32, epochs=epochs, batch_size=16, seed=seed)
 ensemble = train_ensemble(config, data.train, device="cpu", progress=False)
 
 # %%

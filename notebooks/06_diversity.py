@@ -57,7 +57,7 @@ from d2ue import experiments as ex
 from d2ue.lessons import diversity as dv
 from d2ue.lessons import diversity_pictures as pictures
 
-base = TrainConfig(epochs=epochs, batch_size=batch_size)
+base = TrainConfig(backbone="ae", epochs=epochs, batch_size=batch_size)
 settings = ex.Settings(
     dataset, data, pages.kept(results, f"scores/{dataset}.zip"), seeds, base=base
 )
@@ -135,7 +135,7 @@ for backbone, own in table[dv.as_in_the_paper(table)].groupby("backbone", sort=F
 # %%
 phantoms = dv.small_dataset("phantom-chest", image_size, grid_train, grid_test)
 small = dict(batch_size=32, image_size=image_size, learning_rate=0.002, epochs=grid_epochs)
-base = TrainConfig(n_learners=2, **small)
+base = TrainConfig(backbone="ae", n_learners=2, **small)
 axes = dict(layers=layers.replace(" ", "").split(","))
 axes["weights"] = [float(weight) for weight in weights.split(",")]
 axes["learners"] = [int(n) for n in learners.split(",")]

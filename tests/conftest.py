@@ -72,7 +72,13 @@ def tiny():
     """Settings of a training that takes a fraction of a second; keywords change them."""
 
     def settings(**changes: object) -> TrainConfig:
-        small = {"image_size": SIZE, "batch_size": 8, "epochs": 2, "n_learners": 2}
+        small = {
+            "backbone": "ae",
+            "image_size": SIZE,
+            "batch_size": 8,
+            "epochs": 2,
+            "n_learners": 2,
+        }
         return TrainConfig(**(small | changes))
 
     return settings

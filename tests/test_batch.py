@@ -370,7 +370,9 @@ def test_another_number_format_is_said_and_reaches_the_pages(base):
     task = planning.Task("0", "train", 0, config, 2, frozenset())
     assert str(task) == f"learner 2 of ae, seed {config.seed}, bf16"
     key = DataKey("brain-mri", "a", "b", 1000, 600, 600)
-    assert departures(key, TrainConfig(precision="bf16")) == ["precision bf16 instead of float32"]
+    assert departures(key, TrainConfig(backbone="ae", precision="bf16")) == [
+        "precision bf16 instead of float32"
+    ]
 
 
 def test_results_are_drawn_without_images(undisturbed, base):

@@ -43,13 +43,13 @@ def cells():
     records = {}
     for seed in (1, 2, 3):
         for weight in (0.0, 1.0):
-            config = TrainConfig(seed=seed, repulsion_weight=weight)
+            config = TrainConfig(backbone="ae", seed=seed, repulsion_weight=weight)
             records[record_name(config, KEY)] = record(config, {"dual": 0.0}, leak=8.0 * weight)
     rng = np.random.default_rng(0)
     names = ("intensity", "sharpness", "mean-image", "neighbour", "pca")
     seen = {name: rng.normal(size=len(TEST)).astype(np.float32) for name in names}
     seen["neighbour"] = np.where(LEAKED, -9, seen["neighbour"]).astype(np.float32)
-    images = Record(TrainConfig(), KEY, LABELS, seen, {}, {}, "images")
+    images = Record(TrainConfig(backbone="ae"), KEY, LABELS, seen, {}, {}, "images")
     records[images.name] = images
     return {
         table: tables.collect(tables.rows(table, None, ["ae"]), records, [KEY], (1, 2, 3))

@@ -83,7 +83,7 @@ def test_fit_leaves_a_whole_run_with_the_effective_settings(trained):
         "learner_2.safetensors",
     ]
     manifest = json.loads((trained / "ensemble.json").read_text())
-    assert manifest["config"]["learning_rate"] == 5e-4
+    assert manifest["config"]["learning_rate"] == 1e-3
     assert manifest["data"]["train_images"] == 16
 
 

@@ -21,7 +21,7 @@ from d2ue.similarity import SIMILARITIES
 
 def test_defaults_are_the_papers():
     """Section 3, "Implementation Details", and the released configuration files."""
-    assert dataclasses.asdict(TrainConfig()) == {
+    assert dataclasses.asdict(TrainConfig(backbone="ae")) == {
         "backbone": "ae",
         "n_learners": 3,  # Section 3
         "similarity": "cka",  # Eq. (2)
@@ -91,7 +91,7 @@ BAD = {
 def test_meaningless_values_are_refused_by_name(refused, field, value):
     assert BAD.keys() == {f.name for f in dataclasses.fields(TrainConfig)}
     with refused(field):
-        TrainConfig().replace(**{field: value})
+        TrainConfig(backbone="ae").replace(**{field: value})
 
 
 def test_a_refusal_names_the_choices(refused):
@@ -108,13 +108,13 @@ def test_a_refusal_names_the_choices(refused):
 
 def test_a_layer_must_be_one_of_its_size(refused):
     with refused("layer", "en1, en2, z, de2, de1"):
-        TrainConfig(image_size=16, layer="en3")
+        TrainConfig(backbone="ae", image_size=16, layer="en3")
 
 
 def test_debiased_cka_needs_batches_of_four(refused):
     with refused("batch_size", 4):
-        TrainConfig(similarity="debiased-cka", batch_size=3)
-    assert TrainConfig(similarity="debiased-cka", batch_size=4).repels
+        TrainConfig(backbone="ae", similarity="debiased-cka", batch_size=3)
+    assert TrainConfig(backbone="ae", similarity="debiased-cka", batch_size=4).repels
 
 
 def test_meaningless_scores(refused):
@@ -135,15 +135,17 @@ def test_gradients_that_the_backbone_has_not(refused):
 
 
 def test_when_anything_is_repelled():
-    assert TrainConfig().repels
+    assert TrainConfig(backbone="ae").repels
     for change in ({"repulsion_weight": 0}, {"similarity": "none"}, {"n_learners": 1}):
         assert not TrainConfig(**change).repels
 
 
 def test_settings_are_values():
-    config = TrainConfig(seed=3)
-    assert config == TrainConfig(seed=3) and hash(config) == hash(TrainConfig(seed=3))
-    assert config.replace(seed=4) == TrainConfig(seed=4) and config.seed == 3
+    config = TrainConfig(backbone="ae", seed=3)
+    assert config == TrainConfig(backbone="ae", seed=3) and hash(config) == hash(
+        TrainConfig(backbone="ae", seed=3)
+    )
+    assert config.replace(seed=4) == TrainConfig(backbone="ae", seed=4) and config.seed == 3
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seed = 5
     assert TrainConfig(**config.as_dict()).as_dict() == config.as_dict()
@@ -160,11 +162,13 @@ def test_a_config_read_back_is_the_config_that_was_saved():
 
 
 def test_numbers_of_numpy_are_numbers():
-    config = TrainConfig(epochs=np.int64(3), seed=np.uint8(4), repulsion_weight=np.float64(0.5))
-    assert config == TrainConfig(epochs=3, seed=4, repulsion_weight=0.5)
+    config = TrainConfig(
+        backbone="ae", epochs=np.int64(3), seed=np.uint8(4), repulsion_weight=np.float64(0.5)
+    )
+    assert config == TrainConfig(backbone="ae", epochs=3, seed=4, repulsion_weight=0.5)
     json.dumps(config.as_dict())
     with pytest.raises(InputError, match="n_learners"):
-        TrainConfig(n_learners=np.bool_(True))
+        TrainConfig(backbone="ae", n_learners=np.bool_(True))
 
 
 def test_a_memory_that_shrinks_to_nothing_is_refused(refused):

@@ -27,7 +27,7 @@ distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 
 #: How many workers are killed in batches of so many epochs.
 KILLS, LONG = (20, 40) if "D2UE_FUZZ" in os.environ else (1, 12)
-BASE = TrainConfig(image_size=16, epochs=3, batch_size=8, n_learners=3)
+BASE = TrainConfig(backbone="ae", image_size=16, epochs=3, batch_size=8, n_learners=3)
 
 
 @pytest.fixture(scope="module")

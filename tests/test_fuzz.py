@@ -293,7 +293,7 @@ def test_fuzz_data_json(bench, content, load):
 # --------------------------------------------------------------------------- checkpoints
 
 #: The smallest network there is, and a part of its file that damage shall hit often: its header.
-SMALLEST = TrainConfig(image_size=16, batch_size=4, epochs=2, n_learners=1)
+SMALLEST = TrainConfig(backbone="ae", image_size=16, batch_size=4, epochs=2, n_learners=1)
 
 
 class Quiet(dict):

@@ -154,8 +154,10 @@ def history(losses, similarities):
 def test_training_curves_are_the_history():
     first, second = history([3.0, 2.0, 1.0], [0.0] * 3), history([4.0, 3.0, 2.0], [0.9, 0.5, 0.2])
     ensembles = {
-        "off": SimpleNamespace(config=TrainConfig(repulsion_weight=0.0), history=(first, first)),
-        "on": SimpleNamespace(config=TrainConfig(), history=(first, second)),
+        "off": SimpleNamespace(
+            config=TrainConfig(backbone="ae", repulsion_weight=0.0), history=(first, first)
+        ),
+        "on": SimpleNamespace(config=TrainConfig(backbone="ae"), history=(first, second)),
     }
     left, right = plotting.training_curves(ensembles).axes
     curves = {line.get_label(): line.get_ydata() for line in left.lines}

@@ -92,7 +92,7 @@ def constant_learners(*values):
     """Learners whose reconstruction is a constant image, whatever they are shown."""
     network = Autoencoder("ae", len(values), 16, generator=torch.Generator().manual_seed(0))
     network.output.weight.data.zero_()
-    ensemble = Ensemble(TrainConfig(n_learners=len(values), image_size=16), network)
+    ensemble = Ensemble(TrainConfig(backbone="ae", n_learners=len(values), image_size=16), network)
     assert np.ptp(ensemble.reconstruct(images([0]).images).numpy()) == 0
     return ensemble
 

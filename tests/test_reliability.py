@@ -268,7 +268,7 @@ Store.put = put
 (base / f"here {sys.argv[2]}").touch()
 while not all((base / f"here {k}").exists() for k in "ab"):
     pass  # so that both ask at once
-config = TrainConfig(image_size=16, batch_size=8, epochs=4, n_learners=2)
+config = TrainConfig(backbone="ae", image_size=16, batch_size=8, epochs=4, n_learners=2)
 train = ImageSet(images, tuple(map(str, range(len(images)))))
 print(fit_run(config, train, base / "run", progress=False, device="cpu")[1])
 """

@@ -38,7 +38,7 @@ def weights(network) -> torch.Tensor:
 def test_tf32_is_refused_where_there_is_none(refused, draw_set):
     with refused("tf32 is for CUDA"), precision("tf32", CPU):
         pass
-    config = TrainConfig(precision="tf32", epochs=1, batch_size=8, image_size=16)
+    config = TrainConfig(backbone="ae", precision="tf32", epochs=1, batch_size=8, image_size=16)
     with refused("tf32 is for CUDA"):
         train_ensemble(config, draw_set(8, 16), device="cpu", progress=False)
 
@@ -59,7 +59,7 @@ def test_bf16_rounds_products_and_float32_does_not():
 
 
 def test_similarity_is_taken_in_float32_of_bf16s_features(draw_images):
-    config = TrainConfig(batch_size=16, image_size=16, precision="bf16")
+    config = TrainConfig(backbone="ae", batch_size=16, image_size=16, precision="bf16")
     seniors = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0))
     task = LearnerTask(config, 3, seniors)
     network = initial_network(task).train()
@@ -103,7 +103,7 @@ def test_a_full_memory_is_told_from_other_errors(error, is_one):
 
 
 def test_scores_are_float32_whatever_the_caller_chose():
-    network = LearnerTask(TrainConfig(image_size=16), 1)
+    network = LearnerTask(TrainConfig(backbone="ae", image_size=16), 1)
     learner = initial_network(network).eval()
     x = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     plain = forward(learner, x).mean
@@ -189,7 +189,7 @@ def test_what_a_replica_takes_is_enough_and_not_many_times_too_much(backbone, dr
 
 
 def test_replicas_fill_half_the_memory():
-    config = TrainConfig()
+    config = TrainConfig(backbone="ae")
     one = replica_bytes(config)
     assert fitting_replicas(20 * one, config) == 10
     assert fitting_replicas(20 * one, config, senior_bytes=one) == 5
@@ -200,7 +200,9 @@ def test_replicas_fill_half_the_memory():
 @on_gpu
 def test_groups_that_do_not_fit_are_halved_on_a_gpu(draw_set):
     """Memory for some five replicas, and sixteen asked for."""
-    configs = [TrainConfig(n_learners=1, epochs=1, batch_size=16, seed=s) for s in range(16)]
+    configs = [
+        TrainConfig(backbone="ae", n_learners=1, epochs=1, batch_size=16, seed=s) for s in range(16)
+    ]
     data = draw_set(16, 64)
     plain = train_ensembles(configs, data, device="cuda", replicas=1, progress=False)
     total = torch.cuda.get_device_properties(0).total_memory
@@ -237,7 +239,7 @@ def test_captured_steps_are_the_eager_ones(backbone, draw_images):
 def test_replicas_on_a_gpu_are_single_runs(draw_images):
     """One of them diverges, and the others do not notice."""
     images = draw_images(40, 64)
-    config = TrainConfig(epochs=10, batch_size=16)
+    config = TrainConfig(backbone="ae", epochs=10, batch_size=16)
     seniors = torch.randn(1, 40, 16, generator=torch.Generator().manual_seed(0))
     lambdas = (1.0, 0.1, 1e30, 10.0)
     tasks = [
@@ -269,7 +271,7 @@ def test_gradients_too_are_of_the_number_format(name, draw_images, monkeypatch):
             return gradient
 
     monkeypatch.setattr("d2ue.losses.total_loss", lambda a, b, weight: Look.apply(a + weight * b))
-    config = TrainConfig(epochs=1, batch_size=16, precision=name)
+    config = TrainConfig(backbone="ae", epochs=1, batch_size=16, precision=name)
     train_learners([LearnerTask(config, 1)], draw_images(16, 64), device="cuda", capture=False)
     asked = "tf32" if name == "tf32" else "ieee"
     assert seen == [(asked, asked)]
@@ -278,7 +280,7 @@ def test_gradients_too_are_of_the_number_format(name, draw_images, monkeypatch):
 @on_gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is no second GPU")
 def test_a_second_gpu_is_trained_on_as_the_first(draw_images):
-    tasks = [LearnerTask(TrainConfig(epochs=2, batch_size=16), 1)]
+    tasks = [LearnerTask(TrainConfig(backbone="ae", epochs=2, batch_size=16), 1)]
     images, options = draw_images(32, 64), {"dtype": torch.float64}
     first, _ = train_learners(tasks, images, device="cuda:0", **options)
     second, _ = train_learners(tasks, images, device="cuda:1", **options)

@@ -36,7 +36,7 @@ def records():
     found = {}
     for seed in (1, 2):
         for weight, shifts in ((0.0, {"dual": 1.8}), (1.0, {"output": 0.8, "dual": 2.4})):
-            config = TrainConfig(seed=seed, repulsion_weight=weight)
+            config = TrainConfig(backbone="ae", seed=seed, repulsion_weight=weight)
             found[record_name(config, BRAIN)] = record(config, shifts)
     return found
 
@@ -82,14 +82,14 @@ def test_every_row_of_the_paper_has_its_published_value():
 )
 def test_rows_are_what_they_are_called(table, line, settings, method):
     row = {(row.label, row.group): row for row in tables.rows(table)}[line]
-    assert row.config == TrainConfig().replace(
+    assert row.config == TrainConfig(backbone="ae").replace(
         **{"backbone": "ae", "similarity": row.config.similarity, **settings}
     )
     assert row.method == method
 
 
 def test_settings_of_the_base_reach_every_row():
-    base = TrainConfig(epochs=7, batch_size=16)
+    base = TrainConfig(backbone="ae", epochs=7, batch_size=16)
     for table in ("table1", "table2", "table3", "lambda", "layer", "learners"):
         assert {(r.config.epochs, r.config.batch_size) for r in tables.rows(table, base)} == {
             (7, 16)
@@ -147,7 +147,7 @@ def test_a_single_seed_has_no_spread(records):
 
 def test_an_average_stands_beside_the_papers_of_the_same_sets(records):
     for (seed, weight), shifts in {(1, 0.0): {"dual": 4.0}, (2, 0.0): {"dual": 4.0}}.items():
-        config = TrainConfig(seed=seed, repulsion_weight=weight)
+        config = TrainConfig(backbone="ae", seed=seed, repulsion_weight=weight)
         records[record_name(config, OTHER)] = record(config, shifts, OTHER)
     cells = tables.collect("table2", records, [BRAIN, OTHER], (1, 2))
     frame = layouts.long_table(cells)
@@ -162,7 +162,7 @@ def test_an_average_stands_beside_the_papers_of_the_same_sets(records):
 
 def test_sets_that_are_not_the_papers_are_marked(records):
     mine = DataKey("my-scans", "e" * 64, "f" * 64, 50, 30, 30)
-    config = TrainConfig(seed=1)
+    config = TrainConfig(backbone="ae", seed=1)
     cells = tables.collect(
         "table2", {record_name(config, mine): record(config, {}, mine)}, [mine], (1,)
     )
@@ -174,7 +174,7 @@ def test_sets_that_are_not_the_papers_are_marked(records):
 
 
 def test_tables_that_the_paper_has_elsewhere_say_so():
-    config = TrainConfig(seed=1)
+    config = TrainConfig(backbone="ae", seed=1)
     found = {record_name(config, BRAIN): record(config, {})}
     third = tables.collect("table3", found, [BRAIN], (1,))
     sentence = "The paper has this table on RSNA, not on Brain MRI."
@@ -221,7 +221,9 @@ def test_what_was_not_run_is_drawn_as_such(draw):
 
 
 def test_fewer_epochs_are_not_the_papers_numbers():
-    cells = tables.collect(tables.rows("table1", TrainConfig(epochs=5)), {}, [BRAIN], (1,))
+    cells = tables.collect(
+        tables.rows("table1", TrainConfig(backbone="ae", epochs=5)), {}, [BRAIN], (1,)
+    )
     (sentence,) = layouts.about(cells)
     assert "epochs 5 instead of 250" in sentence and "not the published split" in sentence
 
@@ -297,7 +299,7 @@ def test_claims_the_other_way_do_not_hold():
     found = {}
     for seed in (1, 2, 3):
         for weight, shift in ((0.0, 3.0), (1.0, 0.0)):
-            config = TrainConfig(seed=seed, repulsion_weight=weight)
+            config = TrainConfig(backbone="ae", seed=seed, repulsion_weight=weight)
             found[record_name(config, BRAIN)] = record(config, {"output": shift})
     cells = tables.collect("table2", found, [BRAIN], (1, 2, 3))
     verdict = claims.verdicts("table2", cells).set_index("claim")["verdict"]
@@ -314,7 +316,7 @@ def test_the_ranking_of_table_3_is_tested_link_by_link():
     found = {}
     for seed in (1, 2, 3, 4, 5):
         for shift, name in enumerate(paper.TABLE3):
-            config = TrainConfig(seed=seed, similarity=name)
+            config = TrainConfig(backbone="ae", seed=seed, similarity=name)
             found[record_name(config, BRAIN)] = record(config, {"output": 0.8 * shift})
     cells = tables.collect("table3", found, [BRAIN], (1, 2, 3, 4, 5))
     frame = claims.verdicts("table3", cells)
@@ -332,7 +334,7 @@ def test_central_claims_are_factors_with_against_without_repulsion():
         rng = np.random.default_rng(seed)
         error, doubt = rng.uniform(1, 2, (2, 60))
         for weight in (0.0, 1.0):
-            config = TrainConfig(seed=seed, repulsion_weight=weight)
+            config = TrainConfig(backbone="ae", seed=seed, repulsion_weight=weight)
             more = np.where((LABELS == 1) & (weight > 0), 2.0, 1.0)
             scores = {"output": doubt * more, "reconstruction": error * (1 + 0.01 * weight)}
             both = record(config, {})

@@ -503,9 +503,9 @@ def test_names_are_stable(monkeypatch):
         '"epochs": 250, "image_size": 64, "learning_rate": 0.0005, "number": 1, '
         '"precision": "float32", "seed": 0, "training_version": 1}'
     )
-    name = learner_name(TrainConfig(), 1, "waves")
+    name = learner_name(TrainConfig(backbone="ae"), 1, "waves")
     assert name == hashlib.sha256(written_out.encode()).hexdigest()[:16]
-    repelled = learner_name(TrainConfig(), 3, "waves")
+    repelled = learner_name(TrainConfig(backbone="ae"), 3, "waves")
     monkeypatch.setitem(TRAINING_VERSION, "float32", 2)
-    assert learner_name(TrainConfig(), 1, "waves") != name
-    assert learner_name(TrainConfig(), 3, "waves") != repelled
+    assert learner_name(TrainConfig(backbone="ae"), 1, "waves") != name
+    assert learner_name(TrainConfig(backbone="ae"), 3, "waves") != repelled

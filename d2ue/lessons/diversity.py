@@ -110,7 +110,7 @@ def as_in_the_paper(table: pd.DataFrame) -> pd.Series:
 
     A seed of a backbone has one of each.
     """
-    paper = TrainConfig()
+    paper = TrainConfig(backbone="ae")
     of_repulsion = ["similarity", "repulsion_weight", "layer"]
     wanted = [getattr(paper, name) for name in of_repulsion]
     repelled = (table[of_repulsion] == wanted).all(axis=1)

@@ -47,6 +47,7 @@ def specimens(image_size: int, n_train: int, epochs: int, batch_size: int) -> Sp
     counts = {"n_train": n_train, "n_test_normal": 0, "n_test_abnormal": 0}
     train = phantom("chest", **counts, image_size=image_size, progress=False).train
     base = TrainConfig(
+        backbone="ae",
         image_size=image_size,
         batch_size=batch_size,
         epochs=epochs,

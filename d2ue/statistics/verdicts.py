@@ -174,8 +174,8 @@ def seeds_to_decide(claim: Claim) -> float:
     estimate's own error is in it.
 
     Returns:
-        At least 5; infinite where the images alone are too few, or more than `MOST_SEEDS` would be
-        needed; NaN with one seed, whose spread nobody knows.
+        At least 5, and more than there are; infinite where the images alone are too few, or more
+        than `MOST_SEEDS` would be needed; NaN with one seed, whose spread nobody knows.
     """
     estimate = claim.estimate
     if estimate.n_seeds < 2:
@@ -189,7 +189,7 @@ def seeds_to_decide(claim: Claim) -> float:
     else:
         ends = [(size, 2)]
         ends += [(claim.negligible - size, 1)] if claim.negligible else []
-    for n in range(SEEDS_FOR_VARIANCE, MOST_SEEDS + 1):
+    for n in range(max(SEEDS_FOR_VARIANCE, estimate.n_seeds + 1), MOST_SEEDS + 1):
         se = max(math.sqrt(max(0.0, of_images) + of_seeds / n), ROUNDING)
         if any(tails * upper_tail(distance / se, n - 1) < ALPHA for distance, tails in ends):
             return float(n)

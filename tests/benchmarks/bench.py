@@ -147,7 +147,9 @@ def _our_work(case: Case, images: np.ndarray) -> Callable[[Mark], object]:
     from d2ue.uncertainty import image_scores
 
     def config(seed: int = 0, **changes: Any) -> TrainConfig:
-        base = TrainConfig(n_learners=case.learners, epochs=case.epochs, precision=case.precision)
+        base = TrainConfig(
+            backbone="ae", n_learners=case.learners, epochs=case.epochs, precision=case.precision
+        )
         return base.replace(seed=seed, **changes)
 
     def set_of(pixels: np.ndarray) -> ImageSet:

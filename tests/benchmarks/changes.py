@@ -38,7 +38,9 @@ def training_step(precision: str) -> Work:
     """CPU time of a step, without the making of network and optimiser."""
     images = noise(BATCH * 2)
     seniors = torch.randn(2, len(images), 16, generator=torch.Generator().manual_seed(0))
-    task = LearnerTask(TrainConfig(epochs=1 + STEPS // 2, precision=precision), 3, seniors)
+    task = LearnerTask(
+        TrainConfig(backbone="ae", epochs=1 + STEPS // 2, precision=precision), 3, seniors
+    )
 
     def work() -> float:
         moments: list[float] = []
@@ -50,8 +52,13 @@ def training_step(precision: str) -> Work:
 
 def scoring(batch_size: int) -> Work:
     """CPU time of scoring, so many images a pass."""
-    learners = [initial_network(LearnerTask(TrainConfig(), k)).eval() for k in (1, 2, 3)]
-    ensemble, images = join(TrainConfig(), learners, "", [[], [], []]), noise(BATCH * 8)
+    learners = [
+        initial_network(LearnerTask(TrainConfig(backbone="ae"), k)).eval() for k in (1, 2, 3)
+    ]
+    ensemble, images = (
+        join(TrainConfig(backbone="ae"), learners, "", [[], [], []]),
+        noise(BATCH * 8),
+    )
     image_scores(ensemble, images[:batch_size], batch_size=batch_size)
 
     def work() -> float:
@@ -65,7 +72,9 @@ def scoring(batch_size: int) -> Work:
 @contextlib.contextmanager
 def _seniors_every_step() -> Iterator[None]:
     """Two seniors run forward at each step, as without features computed once."""
-    seniors = [initial_network(LearnerTask(TrainConfig(seed=s), 1)).eval() for s in (7, 8)]
+    seniors = [
+        initial_network(LearnerTask(TrainConfig(backbone="ae", seed=s), 1)).eval() for s in (7, 8)
+    ]
     objective = training._Objective.__call__
 
     def call(self, network, x, rows, index):  # type: ignore[no-untyped-def]
