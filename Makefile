@@ -26,7 +26,7 @@ help:
 	@echo "make bench       measure against the plain recipe, into figures/speed (an hour or more)"
 	@echo "The first of them installs what is needed into .venv and takes some minutes longer."
 
-tables = .venv/bin/d2ue reproduce all --seeds 3 --dataset $(1) --scores figures/scores/$(1).zip --clusters figures/$(1)/audit/clusters.csv --out $(2)/$(1)
+tables = .venv/bin/d2ue reproduce all --seeds 5 --dataset $(1) --scores figures/scores/$(1).zip --clusters figures/$(1)/audit/clusters.csv --out $(2)/$(1)
 
 # The paper's tables from the kept scores of real images, what they say of its claims, then a training to watch.
 reproduce: setup

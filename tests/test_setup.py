@@ -228,7 +228,7 @@ HOSTS = [
     for pieces in [
         ("pypi", "org"),
         ("pythonhosted", "org"),
-        ("download", "pytorch", "org"),
+        ("download", "pytorch", "org/whl"),
         ("anaconda", "org"),
     ]
 ]

@@ -4,7 +4,8 @@
     folder/.download-NAME/        the work: archive, and what is extracted from it
     folder/.download-NAME.lock    one download of a set at a time, however many processes ask
 
-The archive is compared with the checksum that the record publishes before it is opened. A download
+pooch compares the archive with the checksum that the record publishes before it is opened. That
+guards against what happens on the way; whoever can change the record can change both. A download
 that was killed leaves work behind; the next one sweeps it, but takes a whole archive over.
 """
 
@@ -12,19 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gzip
 import logging
 import os
-import re
 import shutil
-import stat
 import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from filelock import FileLock
 
@@ -34,12 +32,6 @@ from d2ue.datasets.registry import RECORD, ZENODO, Source, check_registered, fin
 from d2ue.errors import D2UEError, InputError
 from d2ue.progress import bar as progress_bar
 
-# An archive of images hardly shrinks, and the largest set of the record has some 10,000 of them:
-# whatever grows far beyond is not what was published, and would only fill the disk.
-MAX_BYTES = 20 * 10**9
-MAX_GROWTH = 10
-_GROWTH_FROM = 64 * 2**20  # bytes that even a tiny archive may hold
-MAX_MEMBERS = 200_000
 _TIMEOUT = 60.0  # seconds without a byte
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -49,7 +41,7 @@ class _Remote:
     """The archive as the record lists it."""
 
     url: str
-    md5: str
+    checksum: str  # "md5:..."
     size: int | None
 
 
@@ -129,22 +121,22 @@ def _fetch(archive: str, remote: _Remote, folder: Path, name: str, progress: boo
     try:
         with _writing(folder):
             work.mkdir(exist_ok=True)
-            _sweep(work, keep=archive)
+            for left in work.iterdir():  # of a download that was killed
+                if left.is_dir():
+                    shutil.rmtree(left)
+                elif left.name != archive:
+                    left.unlink()
             if not (work / archive).exists():
                 _check_space(folder, remote.size)
             _fetch_archive(work, archive, remote, progress)
             # Beside the target, so that the last step is one rename.
-            with tempfile.TemporaryDirectory(
-                prefix="extracted-", dir=work, ignore_cleanup_errors=True
-            ) as extracted:
+            with tempfile.TemporaryDirectory(dir=work, ignore_cleanup_errors=True) as extracted:
                 into = Path(extracted) / "set"  # mkdtemp's own 0700 would hide it from colleagues
                 into.mkdir()
-                _extract(work / archive, into, progress)
+                _extract(work / archive, into)
                 whole = _find_set(into, archive)
                 _check_set(whole, archive)
-                os.sync()  # thousands of files: one flush of all costs less than one of each
                 os.rename(whole, target)
-            _flush(folder)
     except D2UEError:
         shutil.rmtree(work, ignore_errors=True)
         raise
@@ -173,24 +165,22 @@ def _look_up(archive: str, base: str) -> _Remote:
     with _network(url):
         response = requests.get(url, timeout=_TIMEOUT)
         response.raise_for_status()
-    try:
-        listed = {entry["key"]: entry for entry in response.json()["files"]}
-        entry = listed[archive]
-        algorithm, md5 = entry["checksum"].split(":")
-        if algorithm != "md5" or not re.fullmatch("[0-9a-fA-F]{32}", md5):
-            raise ValueError(algorithm)
-        size = entry.get("size")
-        links = entry.get("links")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise D2UEError(
-            f"{url} does not list {archive} with its checksum, so it could not be checked: try "
-            "again later, or download it by hand."
-        ) from error
-    link = links.get("self") if isinstance(links, dict) else None
-    # A link to somewhere else is not followed: the checksum and the file come from one place.
-    if not isinstance(link, str) or not link.startswith(f"{base}/"):
-        link = f"{base}/records/{RECORD}/files/{archive}?download=1"
-    return _Remote(link, md5.lower(), size if isinstance(size, int) and size > 0 else None)
+        try:
+            entry = {file["key"]: file for file in response.json()["files"]}[archive]
+            checksum, size = entry["checksum"], entry.get("size")
+            algorithm, _, digest = checksum.partition(":")
+            if algorithm != "md5" or len(digest) != 32:
+                raise ValueError(checksum)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise D2UEError(
+                f"{url} does not list {archive} with its checksum, so it could not be checked: try "
+                "again later, or download it by hand."
+            ) from error
+    return _Remote(
+        f"{base}/records/{RECORD}/files/{archive}?download=1",
+        checksum,
+        size if isinstance(size, int) and size > 0 else None,
+    )
 
 
 def _fetch_archive(work: Path, archive: str, remote: _Remote, progress: bool) -> None:
@@ -202,28 +192,16 @@ def _fetch_archive(work: Path, archive: str, remote: _Remote, progress: bool) ->
     bar = progress_bar(
         total=remote.size or 1, desc=archive, unit="B", unit_scale=True, disable=not progress
     )
+    downloader = pooch.HTTPDownloader(
+        progressbar=bar,
+        timeout=_TIMEOUT,
+        # Zenodo's file as it is: unpacked on the way it would have another checksum.
+        headers={"Accept-Encoding": "identity"},
+    )
     try:
         logger.setLevel(logging.WARNING)
         with bar, _network(remote.url):
-            pooch.retrieve(
-                remote.url,
-                known_hash=f"md5:{remote.md5}",
-                fname=archive,
-                path=work,
-                downloader=pooch.HTTPDownloader(
-                    progressbar=bar,
-                    timeout=_TIMEOUT,
-                    # Zenodo's file as it is: unpacked on the way it would have another checksum.
-                    headers={"Accept-Encoding": "identity"},
-                ),
-            )
-    except D2UEError:  # InputError is a ValueError too
-        raise
-    except ValueError as error:
-        raise D2UEError(
-            f"{remote.url} does not have the published checksum, so it was not opened: "
-            "try again, as the file may have been damaged on the way."
-        ) from error
+            pooch.retrieve(remote.url, remote.checksum, archive, work, downloader=downloader)
     finally:
         logger.setLevel(level)
 
@@ -236,88 +214,43 @@ def _network(url: str) -> Iterator[None]:
     try:
         yield
     except requests.exceptions.HTTPError as error:
-        response = error.response
-        advice = "check the address" if response.status_code in (404, 410) else "try again later"
         raise D2UEError(
-            f"{url} could not be fetched (the server says {response.status_code} "
-            f"{response.reason}): {advice}."
+            f"{url} could not be fetched (the server says {error.response.status_code} "
+            f"{error.response.reason}): check the address, or try again later."
         ) from error
-    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-        raise InputError(f"{show(url)} is not an address that can be fetched.") from error
-    except requests.exceptions.MissingSchema as error:
-        raise InputError(f"{show(url)} is no address: it has to begin with https://.") from error
-    except requests.exceptions.Timeout as error:
-        raise D2UEError(f"{url} does not answer: try again later.") from error
     except requests.exceptions.RequestException as error:
         raise D2UEError(
-            f"{url} could not be fetched, or the connection broke: check the network and run the "
-            "same command again."
+            f"{show(url)} could not be fetched ({type(error).__name__}): check address and network "
+            "and run the same command again."
+        ) from error
+    except D2UEError:  # InputError is a ValueError too
+        raise
+    except ValueError as error:  # pooch's
+        raise D2UEError(
+            f"{url} does not have the published checksum, so it was not opened: "
+            "try again, as the file may have been damaged on the way."
         ) from error
 
 
 # --------------------------------------------------------------------------- out of the archive
 
 
-def _extract(archive: Path, into: Path, progress: bool) -> None:
-    """Extracts in one pass, each member checked before it is written.
+def _extract(archive: Path, into: Path) -> None:
+    """Extracts files and folders that tarfile's "data" filter lets through: none leads out.
 
     Raises:
         D2UEError: if the archive is damaged, or holds what no archive of images has.
     """
-    limit = min(MAX_BYTES, MAX_GROWTH * archive.stat().st_size + _GROWTH_FROM)
-    bar = progress_bar(desc="extracting", unit="file", delay=2, leave=False, disable=not progress)
-    total = 0
     try:
-        # Not tarfile's own "r|gz", which takes the first of several gzip members for the whole.
-        with bar, _opened(archive) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            for count, member in enumerate(tar, 1):
-                total += member.size
-                if total > limit or count > MAX_MEMBERS:
-                    raise _unusable(
-                        archive.name,
-                        f"would grow beyond {limit / 1e9:.3g} GB or {MAX_MEMBERS} files",
-                    )
-                if problem := _problem(member):
-                    raise _unusable(archive.name, f"holds {show(member.name)}, {problem}")
-                tar.extract(member, into, filter="data")
-                bar.update()
-    except (tarfile.FilterError, tarfile.ExtractError) as error:
-        raise _unusable(archive.name, "holds a name that leads out of its folder") from error
-    except (
-        tarfile.TarError,
-        gzip.BadGzipFile,
-        EOFError,
-        zlib.error,
-        ValueError,
-        OverflowError,
-        KeyError,  # a hard link to a member that is not there
-    ) as error:
+        with tarfile.open(archive) as tar:
+            # Links would be let through, and older Pythons can be led astray by links to links.
+            if others := [m.name for m in tar if not (m.isreg() or m.isdir())]:
+                raise _unusable(archive.name, f"holds {show(others[0])}, neither file nor folder")
+            tar.extractall(into, filter="data")
+    except tarfile.FilterError as error:
+        raise _unusable(archive.name, f"holds what no archive of images has ({error})") from error
+    except (tarfile.TarError, EOFError, zlib.error, ValueError, KeyError) as error:
         raise _unusable(archive.name, "is damaged") from error
-
-
-def _opened(archive: Path) -> BinaryIO:
-    with open(archive, "rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    return gzip.open(archive, "rb") if zipped else open(archive, "rb")
-
-
-def _problem(member: tarfile.TarInfo) -> str | None:
-    """What a member of an archive of images has no business to be.
-
-    The "data" filter refuses most of this too, but quietly turns /x into x, and that of older
-    Pythons can be led astray by links to links.
-    """
-    names = [member.name, member.linkname] if member.islnk() else [member.name]
-    for name in names:
-        if name.startswith(("/", "\\")) or re.match("[A-Za-z]:", name):
-            return "an absolute path"
-        if ".." in re.split(r"[/\\]", name):
-            return "which leads out of its folder"
-    if member.issym():
-        return "a symbolic link"
-    if not (member.isreg() or member.isdir() or member.islnk()):
-        return "which is neither a file nor a folder"
-    return None
 
 
 def _find_set(extracted: Path, archive: str) -> Path:
@@ -347,18 +280,13 @@ def _check_set(folder: Path, archive: str) -> None:
     except InputError as error:
         said = str(error).replace(str(path), "data.json").rstrip(".")
         raise _unusable(archive, f"is not as expected ({said})") from error
-    absent = [name for name in names if not _is_file_with_content(folder / "images" / name)]
+    images = [folder / "images" / name for name in names]
+    absent = [
+        n for n, p in zip(names, images, strict=True) if not p.is_file() or not p.stat().st_size
+    ]
     if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise _unusable(archive, f"lacks {show(absent[0])}{more}, named in its data.json")
-
-
-def _is_file_with_content(path: Path) -> bool:
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return False
-    return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
 def _unusable(archive: str, why: str) -> D2UEError:
@@ -368,15 +296,6 @@ def _unusable(archive: str, why: str) -> D2UEError:
 
 
 # --------------------------------------------------------------------------- on the disk
-
-
-def _sweep(work: Path, keep: str) -> None:
-    """Removes what a killed download left, but for the archive, whose checksum tells its worth."""
-    for left in work.iterdir():
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
-        elif left.name != keep:
-            left.unlink(missing_ok=True)
 
 
 def _check_space(folder: Path, size: int | None) -> None:
@@ -398,13 +317,3 @@ def _writing(folder: Path) -> Iterator[None]:
         advice = "free some space" if error.errno in _FULL else "give another folder"
         reason = error.strerror or type(error).__name__
         raise InputError(f"{show(folder)} cannot be written ({reason}): {advice}.") from error
-
-
-def _flush(folder: Path) -> None:
-    """Makes the rename survive a power cut, where the system lets folders be flushed."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
