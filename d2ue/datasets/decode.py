@@ -1,4 +1,4 @@
-"""Files -> grey uint8 pixels: one image, many images in threads, and a cache of what was decoded.
+"""Files -> grey uint8 pixels: one image, or many images in threads.
 
 The pixels are those of the paper's code: Pillow's `convert("L")` first, then its (antialiased)
 bilinear `resize` to a square; the other order gives other pixels for a palette or colour image.
@@ -9,18 +9,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import hashlib
 import os
 import re
 import stat
 import struct
-import tempfile
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
@@ -29,8 +25,6 @@ from PIL import Image
 
 from d2ue.errors import InputError
 from d2ue.progress import bar as progress_bar
-
-DECODER_VERSION = 1  # part of the cache key: raise it when a change here changes a pixel
 
 # Registered by Pillow, but not pictures it can decode: vector graphics that would start another
 # program (Ghostscript), and containers that it only recognises.
@@ -41,10 +35,6 @@ _FIRST_IS_WHOLE = frozenset({"MPO", "PSD"})
 _DEEP_RAW_MODE = re.compile(r"(?<!BGR);(10|12|14|16|24|32|64)|^BC6H|^SGI16$")
 
 _CHUNK = 32  # images a thread takes at a time
-_CACHE_LIMIT = 2 * 2**30  # bytes kept in the cache folder
-_CACHE_MAGIC = b"d2ue decoded images 1\n"
-_OURS = re.compile(r"[0-9a-f]{64}\.images$|\.d2ue-\w+\.part$")
-_SETTLED_SECONDS = 2.0  # the coarsest clock of a file system in use (FAT, some network shares)
 
 
 def show(name: str | os.PathLike[str]) -> str:
@@ -266,16 +256,14 @@ def decode_files(
     paths: Sequence[str],
     image_size: int,
     *,
-    key: str | None = None,
     progress: bool = True,
     scans: Scans | None = None,
 ) -> np.ndarray:
-    """Decodes files, in order, or takes their pixels from the cache.
+    """Decodes files, in order.
 
     Args:
         paths: the files.
         image_size: side of the result in pixels.
-        key: name of these files' pixels in the cache (see `CacheKey`); None: no cache.
         progress: show a bar once decoding has taken two seconds.
         scans: what reads those of the paths that are slices of scans; None: all are pictures.
 
@@ -286,24 +274,15 @@ def decode_files(
         InputError: for the first file, in the order of `paths`, that `decode_image` refuses; or if
             the pixels of all do not fit into memory.
     """
-    shape = (len(paths), 1, image_size, image_size)
-    if key is not None and (cached := _read_cache(key, shape)) is not None:
-        return cached
-    images = _allocate(shape)
-    _decode_in_threads(paths, images, progress, scans)
-    if key is not None:
-        _write_cache(key, images)
-    return images
-
-
-def _allocate(shape: tuple[int, ...]) -> np.ndarray:
     try:
-        return np.empty(shape, np.uint8)
+        images = np.empty((len(paths), 1, image_size, image_size), np.uint8)
     except (MemoryError, ValueError) as error:
         raise InputError(
-            f"{shape[0]} images of {shape[2]} x {shape[3]} pixels do not fit into memory: "
+            f"{len(paths)} images of {image_size} x {image_size} pixels do not fit into memory: "
             "choose a smaller image_size or fewer images."
         ) from error
+    _decode_in_threads(paths, images, progress, scans)
+    return images
 
 
 def _decode_in_threads(
@@ -357,126 +336,3 @@ def quiet_readers() -> Iterator[None]:
         warnings.filterwarnings("ignore", module=r"PIL\.|pydicom\.|nibabel\.")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield
-
-
-# --------------------------------------------------------------------------- the cache
-
-
-class CacheKey:
-    """The name in the cache of the pixels of some files, built up one file after another.
-
-    SHA-256 over all that the pixels depend on: this decoder, Pillow, the size, what the caller
-    names in `context` (of scans: window and readers' versions), and of every file its name, size,
-    both times and inode. A replaced file has another inode or change time, which
-    no program can set, even if its size and modification time are kept.
-    """
-
-    def __init__(self, image_size: int, context: str = "") -> None:
-        start = f"{DECODER_VERSION} {PIL.__version__} {image_size}{context}\0"
-        self._digest = hashlib.sha256(start.encode())
-        self._newest = 0
-
-    def add(self, name: str, status: os.stat_result) -> None:
-        """Takes in the next file."""
-        numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-        self._digest.update(os.fsencode(name) + b"\0" + repr(numbers).encode() + b"\0")
-        self._newest = max(self._newest, status.st_ctime_ns)
-
-    def finish(self) -> str | None:
-        """The key; None, so nothing is cached, if a file changed within the last two seconds.
-
-        It could change again within the same tick of the file system's clock, and look the same.
-        """
-        settled = time.time_ns() - self._newest >= _SETTLED_SECONDS * 1e9
-        return self._digest.hexdigest() if settled else None
-
-
-def cache_folder() -> Path | None:
-    """Where decoded images are kept: `D2UE_CACHE`, else `XDG_CACHE_HOME`/d2ue, else ~/.cache/d2ue.
-
-    None, so no cache, where `D2UE_CACHE` is empty or "off", or where there is no home.
-    """
-    try:
-        chosen = os.environ.get("D2UE_CACHE")
-        if chosen is not None:
-            return Path(chosen).expanduser() if chosen.strip().lower() not in ("", "off") else None
-        shared = os.environ.get("XDG_CACHE_HOME", "")
-        return (Path(shared) if os.path.isabs(shared) else Path.home() / ".cache") / "d2ue"
-    except RuntimeError:
-        return None
-
-
-def _cache_file(key: str) -> Path | None:
-    folder = cache_folder()
-    return None if folder is None else folder / f"{key}.images"
-
-
-def _read_cache(key: str, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The cached pixels; None if there are none or they are not, bit for bit, what was written.
-
-    The file is our magic line, the SHA-256 of the pixels, the pixels: nothing to unpickle or parse.
-    """
-    path = _cache_file(key)
-    if path is None:
-        return None
-    size = int(np.prod(shape, dtype=np.int64))
-    try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size != len(_CACHE_MAGIC) + 32 + size:
-                return None
-            if file.read(len(_CACHE_MAGIC)) != _CACHE_MAGIC:
-                return None
-            expected = file.read(32)
-            images = _allocate(shape)
-            complete = file.readinto(images.data) == size
-        if not complete or hashlib.sha256(images.data).digest() != expected:
-            return None
-        with contextlib.suppress(OSError):
-            os.utime(path)  # "used just now", for `_prune`
-        return images
-    except OSError:
-        return None
-
-
-def _write_cache(key: str, images: np.ndarray) -> None:
-    """Keeps the pixels, whole or not at all; a cache that cannot be written is done without."""
-    path = _cache_file(key)
-    if path is None or images.nbytes > _CACHE_LIMIT:
-        return
-    temporary = None
-    try:
-        # Readable by this user only: these may be pictures of patients.
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".d2ue-", suffix=".part")
-        with open(handle, "wb") as file:
-            file.write(_CACHE_MAGIC + hashlib.sha256(images.data).digest())
-            file.write(images.data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        temporary = None
-        _prune(path)
-    except OSError:
-        pass
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-
-
-def _prune(newest: Path) -> None:
-    """Drops the least recently used beyond the limit, and what a killed process left behind.
-
-    Touches nothing but our own names: somebody may point `D2UE_CACHE` at a folder in use.
-    """
-    files = [(path.stat(), path) for path in newest.parent.iterdir() if _OURS.match(path.name)]
-    files.sort(key=lambda file: (file[1] != newest, -file[0].st_mtime_ns))
-    kept = 0
-    for status, path in files:
-        if path.suffix == ".part":
-            if time.time() - status.st_mtime > 24 * 3600:
-                path.unlink(missing_ok=True)
-            continue
-        kept += status.st_size
-        if kept > _CACHE_LIMIT:
-            path.unlink(missing_ok=True)

@@ -27,7 +27,6 @@ import numpy as np
 
 from d2ue.datasets.boxes import match_boxes
 from d2ue.datasets.decode import (
-    CacheKey,
     check_image_size,
     decode_files,
     image_extensions,
@@ -71,8 +70,7 @@ def load_folder(
 ) -> Dataset:
     """Loads images to train on and, in the published layout, those to test on.
 
-    Images are turned grey and made square as the paper's code does (see `decode_image`), and kept
-    in a cache outside the folder (see `cache_folder`), so that only the first call decodes them.
+    Images are turned grey and made square as the paper's code does (see `decode_image`).
 
     Args:
         folder: the published layout (`images/` and `data.json`; train/unlabeled is ignored), or a
@@ -565,8 +563,9 @@ def _read(
 ) -> ImageSet:
     """The images `names` below `root`; those that a `listing` names may be absent."""
     paths = [os.path.join(root, name) for name in names]
-    key = _check_present(root, names, paths, image_size, listing, scans)
-    images = decode_files(paths, image_size, key=key, progress=progress, scans=scans)
+    if listing is not None:
+        _check_present(root, names, paths, listing, scans)
+    images = decode_files(paths, image_size, progress=progress, scans=scans)
     labels = None if label is None else np.full(len(names), label, np.int8)
     return ImageSet(images, tuple(names), labels)
 
@@ -575,31 +574,18 @@ def _check_present(
     root: str | Path,
     names: Sequence[str],
     paths: Sequence[str],
-    image_size: int,
-    listing: Path | None,
+    listing: Path,
     scans: ScanReader | None,
-) -> str | None:
-    """The cache key of the files, after a look whether all of them are there."""
-    absent: list[str] = []
-    context = "" if scans is None else scans.cache_context(paths)
-    key: CacheKey | None = CacheKey(image_size, context)
-    for name, path in zip(names, paths, strict=True):
-        try:
-            status = os.stat(path if scans is None else file_of(path))
-        except (OSError, ValueError) as error:
-            key = None  # decoding meets the file again and says what is wrong with it
-            if isinstance(error, FileNotFoundError):
-                absent.append(name)
-        else:
-            if key is not None:
-                key.add(name, status)
-    if absent and listing is not None:
+) -> None:
+    """A look whether all files of a list are there; what else is wrong with one, decoding says."""
+    files = paths if scans is None else map(file_of, paths)
+    absent = [n for n, file in zip(names, files, strict=True) if not os.path.lexists(file)]
+    if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise InputError(
             f"{listing.name} lists {show(absent[0])}{more}, absent from {show(root)}: "
             f"restore the files or take them out of {listing.name}."
         )
-    return None if key is None else key.finish()
 
 
 def _read_paths(

@@ -26,7 +26,6 @@ from d2ue.errors import InputError
 #: Planes and the axes across them, in a volume whose x, y, z lead to right, anterior, superior.
 AXES = {"sagittal": "x", "coronal": "y", "axial": "z"}
 
-_SCANS_VERSION = 2  # part of the cache key: raise it when a change here changes a pixel
 _DICOM_EXTENSIONS = (".dcm", ".dicom", ".ima")
 _NIFTI_EXTENSIONS = (".nii", ".nii.gz")
 _SLICE = re.compile(r"(.+)#(x|y|z|frame)=([0-9]{1,9})", re.DOTALL)
@@ -191,15 +190,6 @@ class ScanReader:
                 )
             found += [f"{name}#{letter}={index}" for index in chosen]
         return found
-
-    def cache_context(self, paths: Sequence[str]) -> str:
-        """What pixels of these paths depend on beside the files; "" where none is a scan."""
-        kinds = {scan_kind(file): file for file in dict.fromkeys(map(file_of, paths))}
-        readers = [package(kind, kinds[kind]) for kind in ("DICOM", "NIfTI") if kind in kinds]
-        if not readers:
-            return ""
-        versions = " ".join(reader.__version__ for reader in readers)
-        return f" {_SCANS_VERSION} {versions} {self.config.window.replace(' ', '')}"
 
     def chunks(self, paths: Sequence[str], size: int) -> list[tuple[int, int, bool]]:
         """Stretches of `paths` for a thread: first, end, whether they are slices of scans.
