@@ -58,7 +58,8 @@ from d2ue.experiments.records import score_record
 from d2ue.lessons import localisation, toy
 from d2ue.lessons import toy_pictures as pictures
 from d2ue.statistics.agreement import NAMES, among_lowest, among_lowest_by_run, mirrored
-from d2ue.store.results import DataKey, read_records
+from d2ue.store.exchange import read_records
+from d2ue.store.results import DataKey
 
 crossing = toy.view(toy.train(2, noise, seed), height=height)
 figures = {"two_learners": pictures.toy_view(crossing)}

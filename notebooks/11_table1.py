@@ -12,11 +12,14 @@
 # ---
 
 # %% [markdown]
-# # Table 1: the method against single learners and DDAD
+# # Table 1: the method against single learners, DDAD and other people's networks
 #
-# The paper's Table 1 compares D2UE with twelve methods on five data sets, by AUC and average precision (AP). This page computes the rows that need nothing but these autoencoders: **AE**, **MemAE** and **AEU** are single learners scored by their reconstruction error; **DDAD** is the output-space uncertainty of three AEU; **Ours** is repulsion (RAR) with dual-space uncertainty (DSU).
+# The paper's Table 1 compares D2UE with twelve methods on five data sets, by AUC and average precision (AP). This page has its rows of these autoencoders and, as far as they were run, those of other people's networks:
 #
-# The other rows (f-AnoGAN, Ganomaly, IGD, Multi-ST, RDAD, DeSTSeg) are other people's networks and are not run here; `d2ue.experiments.paper.TABLE1` holds their published values.
+# - **AE**, **MemAE** and **AEU** are single learners scored by their reconstruction error; **DDAD** is the output-space uncertainty of three AEU; **Ours** is repulsion (RAR) with dual-space uncertainty (DSU).
+# - **RDAD**, **Multi-ST** and **Ganomaly** are built in [`d2ue/baselines`](../d2ue/baselines), a file a method. *small* is our preset for a laptop, 64 x 64 pixels and a small frozen network, so the paper's value does not stand beside it; *published* has the released code's settings. `d2ue reproduce table1 --baselines all` trains the small ones.
+# - **5 nearest neighbours** and **Mahalanobis distance** look up the same frozen network's features and learn nothing: a method with that teacher that does not beat them has learned nothing either.
+# - f-AnoGAN, IGD and DeSTSeg are not built; `d2ue.experiments.paper.TABLE1` holds their published values.
 #
 # As committed, the page draws our own run of 250 epochs on Brain MRI from the scores kept in `figures/scores`, in seconds and without any image. `d2ue reproduce table1 --dataset brain-mri --data FOLDER --seeds 5` trains it anew.
 

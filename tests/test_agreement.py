@@ -9,7 +9,7 @@ import torch
 from d2ue import plotting
 from d2ue.evaluation import auc, auc_among_lowest, lowest
 from d2ue.statistics.agreement import among_lowest, among_lowest_by_run, mirrored
-from d2ue.store.results import read_records
+from d2ue.store.exchange import read_records
 from d2ue.uncertainty import deviation, dual_terms, input_gradients, output_map
 
 LABELS = np.array([0, 0, 1, 1, 1, 1, 1])

@@ -26,8 +26,9 @@ from d2ue.experiments.run import last_report
 from d2ue.experiments.workers import Workers
 from d2ue.learners import FILL, learner_name, replica_bytes
 from d2ue.progress import bar as progress_bar
+from d2ue.store.exchange import export, read_records
 from d2ue.store.learners import Store
-from d2ue.store.results import DataKey, export, get_record, read_records, record_name
+from d2ue.store.results import DataKey, get_record, record_name
 from d2ue.uncertainty import image_scores
 from tests.processes import run_batch, start_batch, wait_for
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from d2ue import D2UE, phantom
 from d2ue.cli.app import main
-from d2ue.store.results import read_records
+from d2ue.store.exchange import read_records
 from tests.processes import children_of, wait_for
 
 TINY = ("--image-size", "16", "--epochs", "1", "--batch-size", "8", "--learners", "2")

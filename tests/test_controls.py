@@ -10,17 +10,9 @@ from d2ue.ensemble import train_ensemble
 from d2ue.experiments import batch, controls, layouts
 from d2ue.experiments import rows as tables
 from d2ue.experiments.records import score_control
+from d2ue.store.exchange import export, import_into, read_records
 from d2ue.store.learners import Store
-from d2ue.store.results import (
-    CONTROLS,
-    DataKey,
-    export,
-    get_record,
-    import_into,
-    put_record,
-    read_records,
-    record_name,
-)
+from d2ue.store.results import CONTROLS, DataKey, get_record, put_record, record_name
 from d2ue.uncertainty import image_scores
 
 

@@ -633,7 +633,7 @@ def test_data_json_is_not_utf8(tmp_path):
 
 def test_data_json_is_huge_or_a_folder(tmp_path, monkeypatch):
     write_split(tmp_path, ["a.png"])
-    monkeypatch.setattr("d2ue.datasets.folder._DATA_JSON_LIMIT", 10)
+    monkeypatch.setattr("d2ue.datasets.listing._DATA_JSON_LIMIT", 10)
     says(sentence(load_folder, tmp_path), "data.json", "larger than")
     (tmp_path / "data.json").unlink()
     (tmp_path / "data.json").mkdir()

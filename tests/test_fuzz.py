@@ -40,9 +40,10 @@ from d2ue.errors import D2UEError
 from d2ue.experiments.records import score_record
 from d2ue.learners import learner_name
 from d2ue.store import runs
+from d2ue.store.exchange import export, import_into, read_records
 from d2ue.store.files import digest
 from d2ue.store.learners import Store
-from d2ue.store.results import DataKey, export, import_into, put_record, read_records
+from d2ue.store.results import DataKey, put_record
 from d2ue.store.runs import load_run, run_scan, save_run
 from d2ue.training import LearnerTask, train_learners
 

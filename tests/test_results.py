@@ -12,15 +12,13 @@ from d2ue.datasets.types import Dataset, ImageSet
 from d2ue.ensemble import train_ensemble
 from d2ue.errors import InputError
 from d2ue.experiments.records import score_record
+from d2ue.store.exchange import export, import_into, read_records
 from d2ue.store.learners import Store
 from d2ue.store.results import (
     DataKey,
-    export,
     get_record,
     has_record,
-    import_into,
     put_record,
-    read_records,
     record_name,
     rename_data,
 )

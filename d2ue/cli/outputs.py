@@ -17,8 +17,8 @@ from d2ue.datasets.decode import image_extensions
 from d2ue.datasets.medical import scan_kind
 from d2ue.datasets.results_folder import check_result_folder
 from d2ue.errors import InputError
+from d2ue.store.exchange import EXPORT_FORMAT
 from d2ue.store.files import reading
-from d2ue.store.results import EXPORT_FORMAT
 
 Kind = Literal["table", "page", "export", "claims"]
 _WHAT = {

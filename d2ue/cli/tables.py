@@ -411,14 +411,14 @@ def export(
     ] = False,
 ) -> None:
     """Pack results into one file, to take to another machine or to keep with a paper."""
-    from d2ue.store import results
+    from d2ue.store import exchange
 
     with reading(store):
         is_there = store.is_dir()
     if not is_there:
         raise InputError(f"There is no folder {store}: 'd2ue reproduce' makes one.")
     check_file(out, "--out", "export")
-    records = results.read_records(store)
+    records = exchange.read_records(store)
     names = [n for n, r in records.items() if not dataset or r.data.name in dataset]
     there = {record.data.name for record in records.values()}
     absent = set(dataset or ()) - there
@@ -427,7 +427,7 @@ def export(
             f"{store} holds no results of {', '.join(sorted(absent))}, only of "
             f"{', '.join(sorted(there)) or 'nothing at all'}."
         )
-    count = results.export(Store(store), out, names, weights=weights)
+    count = exchange.export(Store(store), out, names, weights=weights)
     typer.echo(f"{out}: the scores of {count} ensembles{' and their learners' * weights}.")
 
 
@@ -438,7 +438,7 @@ def import_(
     ),
 ) -> None:
     """Take results of another machine into a store; what is there already stays."""
-    from d2ue.store import results
+    from d2ue.store import exchange
 
-    count = results.import_into(Store(store), file)
+    count = exchange.import_into(Store(store), file)
     typer.echo(f"{store}: the scores of {count} ensembles are there.")

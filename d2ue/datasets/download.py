@@ -27,7 +27,8 @@ from typing import Any
 from filelock import FileLock
 
 from d2ue.datasets.decode import show
-from d2ue.datasets.folder import existing_folder, listed_names, parse_listing, read_split
+from d2ue.datasets.folder import existing_folder
+from d2ue.datasets.listing import listed_names, parse_listing, read_split
 from d2ue.datasets.registry import RECORD, ZENODO, Source, check_registered, find_below
 from d2ue.errors import D2UEError, InputError
 from d2ue.progress import bar as progress_bar

@@ -14,13 +14,10 @@ sub-folders are read too. Images are pictures, or slices of DICOM and NIfTI file
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +29,15 @@ from d2ue.datasets.decode import (
     image_extensions,
     quiet_readers,
     show,
+)
+from d2ue.datasets.listing import (
+    Split,
+    check_printable,
+    check_split,
+    first_repeated,
+    read_json,
+    read_split,
+    unreadable,
 )
 from d2ue.datasets.medical import (
     ScanConfig,
@@ -45,20 +51,10 @@ from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
 from d2ue.errors import InputError
 
 DATA_JSON = "data.json"
-_DATA_JSON_LIMIT = 64 * 2**20  # bytes; 50,000 names take about one MiB
 # A sub-folder of such a name says "not all of this is normal training images".
 _SPLIT_NAME = re.compile(
     r"(train|test)(ing)?|val(id|idation)?|(ab)?normal|good|bad|anomal\w*", re.I
 )
-
-
-@dataclass(frozen=True)
-class _Split:
-    """The lists of a data.json, or of another split beside it, as names relative to images/."""
-
-    train: list[str]
-    normal: list[str]
-    abnormal: list[str]
 
 
 def load_folder(
@@ -176,13 +172,13 @@ def load_images(
     return ImageSet(found.images, found.names, _labels(split), boxes=boxes)
 
 
-def _labels(split: _Split) -> np.ndarray:
+def _labels(split: Split) -> np.ndarray:
     return np.repeat(
         np.array([NORMAL, ABNORMAL], np.int8), [len(split.normal), len(split.abnormal)]
     )
 
 
-def _read_boxes(folder: Path, split: _Split) -> tuple[np.ndarray, ...] | None:
+def _read_boxes(folder: Path, split: Split) -> tuple[np.ndarray, ...] | None:
     """The test images' boxes in the order of normal, then abnormal; before minutes of decoding."""
     path = folder / "boxes.json"
     if not os.path.lexists(path):
@@ -190,7 +186,7 @@ def _read_boxes(folder: Path, split: _Split) -> tuple[np.ndarray, ...] | None:
     # Training images are looked up too: a box on one of them would mean that it is not normal.
     names = split.train + split.normal + split.abnormal
     labels = np.concatenate([np.full(len(split.train), NORMAL, np.int8), _labels(split)])
-    return match_boxes(path, _json(path), names, labels)[len(split.train) :]
+    return match_boxes(path, read_json(path), names, labels)[len(split.train) :]
 
 
 # --------------------------------------------------------------------------- which folder
@@ -253,14 +249,7 @@ def existing_folder(folder: str | os.PathLike[str]) -> Path:
     except NotADirectoryError as error:
         raise InputError(f"{show(path)} is a file: give the path of a folder.") from error
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: str | os.PathLike[str], error: Exception) -> InputError:
-    reason = getattr(error, "strerror", None) or "not a valid name"
-    return InputError(
-        f"{show(path)} cannot be read ({reason}): check its permissions and its name."
-    )
+        raise unreadable(path, error) from error
 
 
 def has_data_json(folder: Path) -> bool:
@@ -302,7 +291,7 @@ def find_images(folder: Path, *, refuse_splits: bool = False) -> list[str]:
         # Also a folder with the name of a picture: decoding it says so.
         if _has_extension(entry.name) or _is_scan(entry):
             names.append(posixpath.join(below, entry.name))
-            _check_printable(folder, names[-1])
+            check_printable(folder, names[-1])
     if not names:
         raise InputError(
             f"{show(folder)} holds no images: put PNG, JPEG, TIFF, DICOM or NIfTI files there, "
@@ -332,7 +321,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
             with os.scandir(here) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            raise _unreadable(here, error) from error
+            raise unreadable(here, error) from error
         if (status.st_dev, status.st_ino) in seen:  # a link to a folder that was read already
             continue
         seen.add((status.st_dev, status.st_ino))
@@ -356,14 +345,6 @@ def _refuse_split(here: Path, entry: os.DirEntry[str]) -> None:
         )
 
 
-def _check_printable(folder: Path, name: str) -> None:
-    if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in name):
-        raise InputError(
-            f"the name {show(name)} in {show(folder)} has a line break, a control character or "
-            "bytes that are not UTF-8: rename the file."
-        )
-
-
 def _natural(name: str) -> tuple:
     """Sort key: numbers by value, so that 2 comes before 10; equal values by their spelling."""
     parts = re.split(r"([0-9]+)", name)
@@ -376,46 +357,18 @@ def _natural(name: str) -> tuple:
 # --------------------------------------------------------------------------- data.json
 
 
-class _RepeatedKeyError(ValueError):
-    """JSON readers keep the last of two equal keys without a word; this one does not."""
-
-
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _RepeatedKeyError
-    return found
-
-
-def read_split(path: Path) -> _Split:
-    """The lists of names of a data.json, checked."""
-    data = parse_listing(path)
-    if isinstance(test := data.get("test"), dict) and (extra := sorted(set(test) - {"0", "1"})):
-        raise InputError(  # passing over them would make the scores those of another test set
-            f"{show(path)} has {show(extra[0])} under test, where only 0 (normal) and 1 (abnormal) "
-            "may stand: move its names there or remove it."
-        )
-    split = _Split(
-        train=listed_names(path, data, "train", "0"),
-        normal=listed_names(path, data, "test", "0"),
-        abnormal=listed_names(path, data, "test", "1"),
-    )
-    _check_split(path, split)
-    return split
-
-
 def _choose_slices(
-    listing: Path, split: _Split, scan: ScanConfig | None
-) -> tuple[_Split, ScanReader | None]:
+    listing: Path, split: Split, scan: ScanConfig | None
+) -> tuple[Split, ScanReader | None]:
     """The split with slices in the places of scans, and what reads them."""
     images = listing.parent / "images"
     reader, slices = _slices(images, scan, split.train, split.normal, split.abnormal)
     if reader is not None:
-        split = _Split(*slices)
+        split = Split(*slices)
         for names in slices:
-            if twice := _first_repeated(names):
+            if twice := first_repeated(names):
                 raise InputError(f"{show(listing)} lists {show(twice)} more than once: keep one.")
-        _check_split(listing, split)
+        check_split(listing, split)
     return split, reader
 
 
@@ -432,120 +385,6 @@ def _slices(
     reader = ScanReader(scan)
     with quiet_readers():
         return reader, [reader.expand(root, names) for names in lists]
-
-
-def _content(path: Path) -> bytes:
-    try:
-        if not path.is_file():  # a pipe, say, which would be waited for
-            raise InputError(f"{show(path)} is not a file: put the published {path.name} there.")
-        if path.stat().st_size > _DATA_JSON_LIMIT:
-            raise InputError(
-                f"{show(path)} is larger than 64 MiB: it should only list names or boxes."
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def parse_listing(path: Path) -> dict:
-    """A data.json as a dictionary."""
-    data = _json(path)
-    if not isinstance(data, dict):
-        raise _wrong_structure(path, "the top", data)
-    return data
-
-
-def _json(path: Path) -> object:
-    content = _content(path)
-    try:
-        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique_keys)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{show(path)} is not UTF-8 text: save it as UTF-8.") from error
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{show(path)} is not valid JSON at line {error.lineno}, column {error.colno}: "
-            "correct it or download it again."
-        ) from error
-    except _RepeatedKeyError as error:
-        raise InputError(f"{show(path)} has the same key twice: keep one of them.") from error
-    except (RecursionError, ValueError) as error:  # nested too deep; a number of 5000 digits
-        raise InputError(
-            f"{show(path)} holds more than lists of names or boxes: download it again."
-        ) from error
-
-
-def _wrong_structure(path: Path, where: str, found: object) -> InputError:
-    return InputError(
-        f"{show(path)} has {_kind(found)} at {where}, but the published layout is "
-        '{"train": {"0": [names]}, "test": {"0": [names], "1": [names]}}: correct it.'
-    )
-
-
-def _kind(found: object) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
-    return kinds.get(type(found), "null" if found is None else "a number")
-
-
-def listed_names(path: Path, data: dict, part: str, key: str) -> list[str]:
-    """The names under part/key, each checked, in one spelling ("./a.png" is "a.png")."""
-    section = data.get(part, {})
-    if not isinstance(section, dict):
-        raise _wrong_structure(path, part, section)
-    found, where = section.get(key, []), f"{part}/{key}"
-    if not isinstance(found, list):
-        raise _wrong_structure(path, where, found)
-    names = [_clean(path, where, name) for name in found]
-    if twice := _first_repeated(names):
-        raise InputError(
-            f"{show(path)} lists {show(twice)} more than once under {where}: keep one."
-        )
-    return names
-
-
-def _clean(path: Path, where: str, name: object) -> str:
-    if not isinstance(name, str):
-        raise InputError(
-            f"{show(path)} has {_kind(name)} among the names under {where}: "
-            "list file names as texts."
-        )
-    parts = re.split(r"[/\\]", name)
-    if ".." in parts or not parts[0] or re.match(r"[A-Za-z]:[/\\]", name):
-        raise InputError(
-            f"{show(path)} lists {show(name)} under {where}, which is not a name inside images/: "
-            "list names relative to images/."
-        )
-    _check_printable(path, name)
-    return posixpath.normpath(name)
-
-
-def _first_repeated(names: Sequence[str]) -> str | None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None
-
-
-def _check_split(path: Path, split: _Split) -> None:
-    train, abnormal = set(split.train), set(split.abnormal)
-    for name in split.normal:
-        if name in abnormal:
-            raise InputError(
-                f"{show(path)} lists {show(name)} as normal (test/0) and as abnormal (test/1): "
-                "keep one."
-            )
-    for name in split.normal + split.abnormal:
-        if name in train:
-            raise InputError(
-                f"{show(path)} lists {show(name)} to train on (train/0) and to test on: keep one."
-            )
-    if bool(split.normal) != bool(split.abnormal):
-        empty, kind = ("test/0", "normal") if split.abnormal else ("test/1", "abnormal")
-        raise InputError(
-            f"{show(path)} lists test images of one class only, none under {empty}: add "
-            f"{kind} ones, or take 'test' out and score the images as a plain folder."
-        )
 
 
 # --------------------------------------------------------------------------- names -> pixels
@@ -603,8 +442,8 @@ def _read_paths(
     if not names:
         raise InputError("the list of image files is empty: give at least one.")
     for name in names:
-        _check_printable(Path(), name)
-    if twice := _first_repeated(names):
+        check_printable(Path(), name)
+    if twice := first_repeated(names):
         raise InputError(f"{show(twice)} is given more than once: give it once.")
     reader, (names,) = _slices("", scan, names)
     return _read("", names, image_size, reader, progress=progress)

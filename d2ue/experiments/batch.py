@@ -31,9 +31,10 @@ from d2ue.experiments.quick import save_results
 from d2ue.experiments.rows import Cell, Row, collect, rows
 from d2ue.experiments.run import Report, last_report, run
 from d2ue.statistics.clusters import read_clusters
+from d2ue.store.exchange import read_records
 from d2ue.store.files import write_text
 from d2ue.store.learners import Store
-from d2ue.store.results import DataKey, Record, data_keys, read_records
+from d2ue.store.results import DataKey, Record, data_keys
 
 
 @dataclass(frozen=True)
