@@ -208,7 +208,7 @@ print(quarter.round(0).astype(int).to_string())
 # %% [markdown]
 # **Seen**: every score is at its worst on its own selection, far under 50, and that is the selection, not the score. On the anomalies that Unc misses DSU does no better than Unc does on those that DSU misses, and Ens does better than either: on these phantoms DSU rescues nothing. One seed of barely trained learners decides nothing, though.
 #
-# The same from the scores kept of real images: Brain MRI, 600 normal and 150 of 600 abnormal test images, the paper's settings, three backbones, three seeds. **Look for**, left, whether DSU (orange circle) lies further right than Ens (grey) on the anomalies that Unc misses; and whether it needs its error at all, that is whether it lies further right than the input gradient alone (blue).
+# The same from the scores kept of real images: Brain MRI, 600 normal and 150 of 600 abnormal test images, the paper's settings, three backbones, three seeds and five of AE. **Look for**, left, whether DSU (orange circle) lies further right than Ens (grey) on the anomalies that Unc misses; and whether it needs its error at all, that is whether it lies further right than the input gradient alone (blue).
 
 # %%
 runs = among_lowest_by_run(read_records(pages.kept(results, "scores/brain-mri.zip")).values())
@@ -220,11 +220,11 @@ plt.show()
 display(Markdown(ex.markdown(mirrored(runs))))
 
 # %% [markdown]
-# How to read a cell: mean over three seeds (lowest to highest seed), percent. 600 normal images and, in a quarter, 150 abnormal ones; the images are the same in all seeds, so the range says nothing of other images.
+# How to read a cell: mean over three seeds, five of AE (lowest to highest seed), percent. 600 normal images and, in a quarter, 150 abnormal ones; the images are the same in all seeds, so the range says nothing of other images.
 #
-# **Seen**: here the paper's claim stands. On the anomalies that Unc misses, DSU does better than Unc on those that DSU misses in all 18 runs, and better than the third score Ens in 15 of 18 (in one, AE with repulsion, it is at chance). For AE and MemAE the mirror is a weak rival, since their Unc is near chance on all images anyway; with AEU, where both are good, DSU's lead is smaller and still there.
+# **Seen**: here the paper's claim stands. On the anomalies that Unc misses, DSU does better than Unc on those that DSU misses in all 22 runs, and better than the third score Ens in 19 of 22 (in one, AE with repulsion, it is at chance). For AE and MemAE the mirror is a weak rival, since their Unc is near chance on all images anyway; with AEU, where both are good, DSU's lead is smaller and still there.
 #
-# And one thing that the paper does not say: the **input gradient alone** does at least as well as DSU on these images in 16 of 18 runs, by 7 to 13 points on average with AE and MemAE. On images it is the slopes that see what Unc misses, and multiplying them by the error costs something; in the toy it was the other way round. Two settings, two reasons: the crossing curves of Fig. 1c illustrate that DSU can help, not why it does.
+# And one thing that the paper does not say: the **input gradient alone** does at least as well as DSU on these images in 20 of 22 runs, by 7 to 13 points on average with AE and MemAE. On images it is the slopes that see what Unc misses, and multiplying them by the error costs something; in the toy it was the other way round. Two settings, two reasons: the crossing curves of Fig. 1c illustrate that DSU can help, not why it does.
 #
 # ## What this page does not show
 #

@@ -17,9 +17,8 @@ BOX = [0.25, 0.5, 0.5, 1.0]
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path):
     """A published layout: one image to train on, one normal and two abnormal ones to test on."""
-    monkeypatch.setenv("D2UE_CACHE", "")
     (tmp_path / "images").mkdir()
     for i, name in enumerate(["train.png", "well.png", *ABNORMAL_NAMES]):
         Image.new("L", (8, 8), 10 * i).save(tmp_path / "images" / name)

@@ -662,6 +662,14 @@ def test_names_that_leave_images(tmp_path, name):
     says(text, repr(name), "train/0", "not a name inside images/")
 
 
+def test_what_is_there_and_cannot_be_read_is_not_called_absent(tmp_path):
+    write_split(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "images" / "a.png").unlink()
+    (tmp_path / "images" / "a.png").symlink_to("a.png")  # a link that leads to itself
+    said = sentence(load_folder, tmp_path)
+    assert "a.png" in said and "cannot be read" in said and "take them out" not in said
+
+
 def test_absent_files_are_named_and_counted(tmp_path):
     write_split(tmp_path, [f"{i}.png" for i in range(9)], ["n.png"], ["x.png"])
     (tmp_path / "images/4.png").unlink()

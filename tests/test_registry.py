@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import resource
 import shutil
@@ -602,6 +603,8 @@ def test_damaged_archives_whose_checksum_is_right(zenodo, tmp_path):
         bytes(broken),
         b"no archive",
         b"\x1f\x8b rubbish",
+        gzip.compress(raw[:1024])[:-8] + bytes(8) + gzip.compress(raw[1024:]),  # a wrong sum
+        lzma.compress(raw)[:200],
         gzip.compress(b"no archive"),
         gzip.compress(raw[: len(raw) // 2 + 100]),
     ):

@@ -33,10 +33,9 @@ from d2ue.datasets.folder import (
     find_images,
     find_listing,
     has_data_json,
-    listed_names,
     listing_name,
-    parse_listing,
 )
+from d2ue.datasets.listing import listed_names, parse_listing
 from d2ue.datasets.medical import scan_kind
 from d2ue.errors import InputError
 from d2ue.statistics.significance import mean_auc

@@ -90,6 +90,7 @@ def _initial(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1, 0.02)
+        nn.init.zeros_(module.bias)
 
 
 def generator_loss(

@@ -36,6 +36,8 @@ class Preset:
     learning_rate: float = 1e-3  # Adam's; no schedule
 
 
+#: Size and range of the pixels are the code's for retinal OCT, lambda and epochs for CIFAR-10,
+#: which a medical benchmark kept too; the code has no settings for the paper's sets.
 PRESETS = {"published": Preset(128, "vgg16", 0.01), "small": Preset(64, "lite0", None)}
 #: Widths of the cloner's convolutions before the last of each of its five parts ("B" in the code).
 _WIDTHS = ((16,), (16,), (16, 16), (16, 16), (16, 16))

@@ -39,8 +39,9 @@ class Known:
 
 
 def _pooled(teacher: nn.Module, images: Tensor) -> np.ndarray:
-    last = teachers.features(teacher, images, 4)[-1]
-    return last.mean((2, 3)).double().numpy()
+    # Batch by batch: whole maps of large images would take gigabytes.
+    parts = [teachers.features(teacher, x, 4)[-1].mean((2, 3)) for x in images.split(64)]
+    return torch.cat(parts).double().numpy()
 
 
 def train(

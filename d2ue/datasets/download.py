@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import logging
+import lzma
 import os
 import shutil
 import tarfile
@@ -34,6 +36,15 @@ from d2ue.errors import D2UEError, InputError
 from d2ue.progress import bar as progress_bar
 
 _TIMEOUT = 60.0  # seconds without a byte
+_DAMAGED = (
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    ValueError,
+    KeyError,
+)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -203,6 +214,13 @@ def _fetch_archive(work: Path, archive: str, remote: _Remote, progress: bool) ->
         logger.setLevel(logging.WARNING)
         with bar, _network(remote.url):
             pooch.retrieve(remote.url, remote.checksum, archive, work, downloader=downloader)
+    except D2UEError:  # InputError is a ValueError too
+        raise
+    except ValueError as error:
+        raise D2UEError(
+            f"{remote.url} does not have the published checksum, so it was not opened: "
+            "try again, as the file may have been damaged on the way."
+        ) from error
     finally:
         logger.setLevel(level)
 
@@ -224,13 +242,6 @@ def _network(url: str) -> Iterator[None]:
             f"{show(url)} could not be fetched ({type(error).__name__}): check address and network "
             "and run the same command again."
         ) from error
-    except D2UEError:  # InputError is a ValueError too
-        raise
-    except ValueError as error:  # pooch's
-        raise D2UEError(
-            f"{url} does not have the published checksum, so it was not opened: "
-            "try again, as the file may have been damaged on the way."
-        ) from error
 
 
 # --------------------------------------------------------------------------- out of the archive
@@ -250,7 +261,7 @@ def _extract(archive: Path, into: Path) -> None:
             tar.extractall(into, filter="data")
     except tarfile.FilterError as error:
         raise _unusable(archive.name, f"holds what no archive of images has ({error})") from error
-    except (tarfile.TarError, EOFError, zlib.error, ValueError, KeyError) as error:
+    except _DAMAGED as error:
         raise _unusable(archive.name, "is damaged") from error
 
 

@@ -417,8 +417,14 @@ def _check_present(
     scans: ScanReader | None,
 ) -> None:
     """A look whether all files of a list are there; what else is wrong with one, decoding says."""
-    files = paths if scans is None else map(file_of, paths)
-    absent = [n for n, file in zip(names, files, strict=True) if not os.path.lexists(file)]
+    absent = []
+    for name, path in zip(names, paths, strict=True):
+        try:
+            os.stat(path if scans is None else file_of(path))
+        except FileNotFoundError:
+            absent.append(name)
+        except (OSError, ValueError):
+            pass  # decoding meets the file again and says what is wrong with it
     if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise InputError(

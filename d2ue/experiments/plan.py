@@ -112,7 +112,8 @@ def plan(
             check_images(row.config, dataset.train)
         for seed in seeds:
             for row in rows:
-                _add(made, store, position, row.config.replace(seed=seed), row.control)
+                if seed == seeds[0] or not row.deterministic:
+                    _add(made, store, position, row.config.replace(seed=seed), row.control)
     if not train:
         made.tasks = {name: task for name, task in made.tasks.items() if task.kind == "score"}
     return made
