@@ -144,7 +144,7 @@ def _write(folder: Path, record: Record, ensemble: str) -> None:
         write_file(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def load(folder: str | os.PathLike[str], device: str = "cpu") -> tuple[Ensemble, Record]:
+def load(folder: str | os.PathLike[str], device: str = "auto") -> tuple[Ensemble, Record]:
     """Read a detector, checking every file.
 
     Args:
@@ -171,7 +171,7 @@ def load(folder: str | os.PathLike[str], device: str = "cpu") -> tuple[Ensemble,
                 raise
 
 
-def load_any(folder: str | os.PathLike[str], device: str = "cpu") -> tuple[Ensemble, Record | None]:
+def load_any(folder: str | os.PathLike[str], device: str = "auto") -> tuple[Ensemble, Record | None]:
     """A detector, or a run folder without a threshold and None; Args and Raises as for `load`."""
     if (Path(folder) / DETECTOR).exists():
         return load(folder, device)

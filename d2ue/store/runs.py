@@ -27,7 +27,7 @@ from filelock import FileLock
 from d2ue.config import TrainConfig
 from d2ue.datasets.medical import ScanConfig
 from d2ue.datasets.types import ImageSet
-from d2ue.ensemble import Ensemble, join, train_ensemble
+from d2ue.ensemble import Ensemble, join, resolve_device, train_ensemble
 from d2ue.errors import InputError
 from d2ue.learners import check_images, learner_name
 from d2ue.store.files import (
@@ -110,7 +110,7 @@ def _finished(config: TrainConfig, train: ImageSet, run: Path) -> Ensemble | Non
         InputError: if it holds another one, or is damaged.
     """
     if (run / MANIFEST).exists():
-        ensemble = load_run(run)
+        ensemble = load_run(run, "cpu")
         if (
             ensemble.config.as_dict() != config.as_dict()
             or ensemble.fingerprint != train.fingerprint
@@ -211,8 +211,12 @@ def write_run(folder: str | os.PathLike[str], files: dict[str, bytes]) -> None:
 
 
 @torch.inference_mode(False)  # such weights could not be differentiated later
-def load_run(folder: str | os.PathLike[str], device: str = "cpu") -> Ensemble:
+def load_run(folder: str | os.PathLike[str], device: str = "auto") -> Ensemble:
     """Read an ensemble from a run folder, checking every file against the manifest.
+
+    Args:
+        folder: the run's.
+        device: where to put the learners; as for `train_ensemble`.
 
     Raises:
         InputError: if the folder is missing, unfinished, damaged or not a run.
@@ -245,7 +249,7 @@ def load_run(folder: str | os.PathLike[str], device: str = "cpu") -> Ensemble:
         network = network_of(config.as_dict())
         load_weights(network, read_checked(run / name, sha256), run / name)
         networks.append(network)
-    return join(config, networks, fingerprint, history).to(device)
+    return join(config, networks, fingerprint, history).to(resolve_device(device))
 
 
 def run_scan(folder: str | os.PathLike[str]) -> ScanConfig | None:
