@@ -171,7 +171,9 @@ def load(folder: str | os.PathLike[str], device: str = "auto") -> tuple[Ensemble
                 raise
 
 
-def load_any(folder: str | os.PathLike[str], device: str = "auto") -> tuple[Ensemble, Record | None]:
+def load_any(
+    folder: str | os.PathLike[str], device: str = "auto"
+) -> tuple[Ensemble, Record | None]:
     """A detector, or a run folder without a threshold and None; Args and Raises as for `load`."""
     if (Path(folder) / DETECTOR).exists():
         return load(folder, device)
