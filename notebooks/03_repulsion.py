@@ -78,11 +78,10 @@ print(f"compared on {len(images['normal'])} normal and {len(images['abnormal'])}
 # **Look for** the two families of lines, and for the right panel: nothing is repelled *on abnormal images*, which are not there in training. If their lines fall too, that is generalisation. Dotted lines are the CKA of Eq. (2), which is biased upwards; solid and dashed ones the debiased form, about 0 for unrelated features.
 
 # %%
-settings = dict(
-    backbone="ae", n_learners=learners, epochs=epochs, batch_size=batch_size, image_size=image_size
-)
+settings = dict(n_learners=learners, epochs=epochs, batch_size=batch_size, image_size=image_size)
+base = TrainConfig(backbone="ae", learning_rate=learning_rate, **settings)
 configs = [
-    TrainConfig(seed=seed, repulsion_weight=weight, learning_rate=learning_rate, **settings)
+    base.replace(seed=seed, repulsion_weight=weight)
     for seed in range(seeds)
     for weight in (0.0, repulsion_weight)
 ]
@@ -97,8 +96,7 @@ for kind in kinds:
     lower = (last.loc[kind].diff(axis=1).iloc[:, -1] < 0).sum()
     print(f"{kind} images: debiased CKA lower with repulsion in {lower} of {seeds} seeds")
     assert epochs < 4 or kind == "abnormal" or lower == seeds, "repulsion should lower similarity"
-normals = test.select(test.labels == 0)
-ratios = [ex.reconstruction_ratio(ensemble, train, normals) for ensemble in ensembles[:2]]
+ratios = [ex.reconstruction_ratio(e, train, test.select(test.labels == 0)) for e in ensembles[:2]]
 print("error on held-out normals / error of the mean training image, seed 0:", end=" ")
 print("{:.2f} without, {:.2f} with repulsion".format(*ratios))
 last.groupby("images").agg(["mean", "min", "max", "count"]).round(2)

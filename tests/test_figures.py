@@ -55,6 +55,8 @@ def test_tables_are_those_of_the_scores(export, notebook):
         clusters=str(FIGURES / export.stem / "audit" / used["clusters"]),
     )
     cells, _ = ex.obtain(HELD[notebook], settings)
+    if notebook == "table1":  # the other methods stand in it too
+        cells = {"table1": [*cells["table1"], *cells["baselines"]]}
     for name, of in cells.items():
         now = ex.long_table(of)
         assert_kept(folder / f"{name}.csv", now)
