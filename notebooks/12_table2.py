@@ -162,7 +162,8 @@ display(Markdown(ex.markdown(ex.show_verdicts(rivals))))
 # %%
 claims = pd.concat([verdicts, central, rivals]).set_index("claim")
 holds = claims["verdict"].str.startswith("holds")
-committed = results.endswith("figures/scores/brain-mri.zip") and (seeds, epochs) == ("5", 250)
+kept = settings.results.endswith("figures/scores/brain-mri.zip")
+committed = kept and (seeds, epochs) == ("5", 250)
 if committed and table["n_seeds"].min() == 3:
     for name in (backbones or "ae,aeu").replace(" ", "").split(","):
         own, best = name.upper().replace("MEM", "Mem"), name == "aeu"

@@ -63,7 +63,8 @@ settings = ex.Settings(
 cells, report = ex.obtain(
     ["lambda", "layer", "learners"], settings, jobs=jobs, device=device, progress=progress
 )
-committed = results.endswith("figures/scores/brain-mri.zip") and (seeds, epochs) == ("5", 250)
+kept = settings.results.endswith("figures/scores/brain-mri.zip")
+committed = kept and (seeds, epochs) == ("5", 250)
 
 # %% [markdown]
 # ## The weight of the repulsion
@@ -99,7 +100,7 @@ display(Markdown(ex.markdown(ex.layout(tables["learners"]))))
 # %%
 # NBVAL_CHECK_OUTPUT
 if committed:
-    other = results.replace("scores/brain-mri", "brain-mri/other_processor")
+    other = settings.results.replace("scores/brain-mri", "brain-mri/other_processor")
     anew = replace(settings, results=other, seeds="1")
     series = ex.obtain(["learners"], anew, jobs=-1)[0]["learners"]
     grown, steps = ex.long_table(series), ex.verdicts("learners", series)

@@ -117,6 +117,23 @@ def test_round_trip_bit_for_bit(trained, equal_tensors, draw_images, tmp_path, b
         assert np.array_equal(*scores)
 
 
+def test_saving_over_something_else_is_refused(saved, trained, undisturbed, tmp_path, refused):
+    """Another run, or somebody's history.csv; what is there stays, to the byte."""
+    run = shutil.copytree(saved, tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with refused("not of this ensemble", run):
+        save_run(trained("ae"), run)
+    assert before == {path.name: path.read_bytes() for path in run.iterdir()}
+    (run / MANIFEST).unlink()  # a save that was stopped before its end goes on
+    save_run(undisturbed, run, data_name="waves", n_train=20)
+    assert before == {path.name: path.read_bytes() for path in run.iterdir()}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "history.csv").write_text("of somebody")
+    with refused("history.csv"):
+        save_run(undisturbed, tmp_path / "mine")
+    assert listing(tmp_path / "mine") == ["history.csv"]
+
+
 def test_the_manifest_tells_a_reader_what_is_there(saved, config, images):
     manifest = json.loads((saved / MANIFEST).read_text())
     settings = manifest["config"]

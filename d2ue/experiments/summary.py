@@ -86,6 +86,8 @@ def claims_markdown(claims: pd.DataFrame) -> str:
     return (
         f"# What holds\n\nThe paper's claims, tested: {total}. Seeds: "
         f"{' or '.join(map(str, seeds))} a claim.\n\n"
+        "- Claims of Table 1 against a method marked (small) are against our reduced preset of it, "
+        "or a control on its frozen network; the paper claims the same of the published methods.\n"
         "- Values are points of AUC (a mean over seeds, better minus worse) or, for those in "
         "words, factors (with repulsion over without; 1 = no change), with 95 % intervals.\n"
         "- Up to four seeds, intervals and verdicts speak of the test images alone, and a claim "

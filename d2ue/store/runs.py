@@ -95,7 +95,7 @@ def fit_run(
             return ensemble.to(device), True
         learners = Store(run / UNFINISHED if store is None else store)
         ensemble = train_ensemble(config, train, device=device, progress=progress, store=learners)
-        save_run(ensemble, run, data_name=data_name, n_train=len(train), scan=scan)
+        write_run(run, run_files(ensemble, data_name=data_name, n_train=len(train), scan=scan))
         return ensemble, False
     finally:
         with contextlib.suppress(OSError):
@@ -154,9 +154,21 @@ def save_run(
     """Write an ensemble as a run folder; the manifest comes last.
 
     Raises:
-        InputError: if the folder cannot be written; no manifest is left then.
+        InputError: if the folder cannot be written, in which case no manifest is left, or has a
+            file of such a name with other content, which stays.
     """
-    write_run(folder, run_files(ensemble, data_name=data_name, n_train=n_train, scan=scan))
+    files = run_files(ensemble, data_name=data_name, n_train=n_train, scan=scan)
+    for name, content in files.items():
+        path = Path(folder, name)
+        # Equal files are those of a save that was stopped, or of this very run.
+        with reading(path):
+            is_other = path.exists() and not (path.is_file() and path.read_bytes() == content)
+        if is_other:
+            raise InputError(
+                f"{path} is there already and is not of this ensemble: give a new folder, or move "
+                "it away."
+            )
+    write_run(folder, files)
 
 
 def run_files(
