@@ -1,6 +1,8 @@
 """The other rows of Table 1: layer counts, losses by hand, and tiny trainings of each."""
 
+import contextlib
 import dataclasses
+import hashlib
 import importlib.util
 import math
 
@@ -8,7 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from d2ue.baselines import METHODS, find_method, ganomaly, multi_st, neighbours, rdad, teachers
+from d2ue.baselines import (
+    METHODS,
+    Job,
+    blocks,
+    destseg,
+    fanogan,
+    ganomaly,
+    igd,
+    multi_st,
+    neighbours,
+    rdad,
+    teachers,
+)
 from d2ue.baselines.blocks import batches, smooth
 from d2ue.config import TrainConfig
 from d2ue.datasets import phantom
@@ -41,7 +55,7 @@ def pair(scale):
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("resnet18", 2_782_784), ("wide-resnet50", 24_862_528), ("vgg16", 14_714_688)],
+    [("resnet18", 11_176_512), ("wide-resnet50", 24_862_528), ("vgg16", 14_714_688)],
 )
 def test_teachers_are_as_large_as_torchvisions(name, parameters):
     teacher = teachers.build(name).eval()
@@ -70,17 +84,26 @@ def test_the_packaged_network_has_its_weights():
     torch.testing.assert_close(stem(x)[0, :, 2, 3], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_weights_of_another_network_are_refused(tmp_path, refused):
-    file = tmp_path / "w.pth"
-    torch.save(teachers.build("resnet18").state_dict(), file)
-    assert count(teachers.load("resnet18", file)) == 2_782_784
-    with refused("w.pth does not hold the weights of vgg16"):
-        teachers.load("vgg16", file)
-    file.write_bytes(b"nothing")
-    with refused("weights of resnet18 cannot be had", "resnet18-f37072fd"):
-        teachers.load("resnet18", file)
-    with refused("'vae'", "rdad"):
-        find_method("vae")
+def test_weights_from_a_file(tmp_path, monkeypatch, refused):
+    """They are known by their hash, kept where torch keeps its own, and used from there."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    network = teachers.build("resnet18")
+    torch.save({**network.state_dict(), "fc.bias": torch.zeros(3)}, file := tmp_path / "mine.pth")
+    with refused("mine.pth is none of resnet18-f37072fd.pth"):
+        teachers.adopt(file)
+    with refused("nowhere.pth cannot be taken"):
+        teachers.adopt(tmp_path / "nowhere.pth")
+    digits = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    monkeypatch.setitem(teachers.ADDRESSES, "resnet18", f"http://127.0.0.1:9/resnet18-{digits}.pth")
+    with refused("weights of resnet18 cannot be fetched", "--teacher-weights"):
+        rivals.prepare([rivals.control_name("destseg", "published")])
+    assert teachers.adopt(file) == teachers.adopt(file) == "resnet18"
+    rivals.prepare([rivals.control_name("destseg", "published")])
+    assert torch.equal(teachers.load("resnet18").conv1.weight, network.conv1.weight)
+    (kept,) = (tmp_path / "home").rglob("*.pth")
+    kept.write_bytes(kept.read_bytes()[:-1])
+    with refused("is damaged: delete it"):
+        teachers.load("resnet18")
 
 
 # --- reverse distillation ---
@@ -166,6 +189,138 @@ def test_losses_of_ganomaly_by_hand():
     assert ganomaly.discriminator_loss(nothing, nothing).item() == pytest.approx(math.log(2))
 
 
+# --- f-AnoGAN ---
+
+
+def test_fanogan_is_as_large_as_the_released_code():
+    model = fanogan.FAnoGAN(fanogan.PRESETS["published"])
+    assert count(model.generator) == 8_539_329 and count(model.encoder) == 8_531_200
+    assert count(model.features, model.value) == 7_490_689
+    for preset in fanogan.PRESETS.values():
+        model = fanogan.FAnoGAN(preset).eval()
+        x = torch.rand(2, 1, 64, 64) * 2 - 1
+        assert model.features(x).shape[1] == model.value.in_features
+        z = model.encoder(x)
+        assert z.shape == (2, 128) and z.abs().max() < 1
+        assert model.generator(z).shape == x.shape and model.critic(x).shape == (2,)
+
+
+@pytest.mark.parametrize(("norm", "expected"), [(0.0, 10.0), (1.0, 0.0), (3.0, 40.0)])
+def test_gradient_penalty_by_hand(norm, expected):
+    """A linear critic w x: 10 (|w| - 1)², whatever the images; here one image against itself."""
+    model = fanogan.FAnoGAN(fanogan.PRESETS["small"])
+    model.features, model.value = torch.nn.Flatten(), torch.nn.Linear(4096, 1)
+    with torch.no_grad():
+        model.value.weight.fill_(norm / 64)
+    x = torch.rand(2, 1, 64, 64)
+    share = torch.rand(2, 1, 1, 1)
+    assert fanogan.critic_loss(model, x, x, share).item() == pytest.approx(expected, abs=1e-4)
+    darker = fanogan.critic_loss(model, x, x - 1, share).item()
+    assert darker == pytest.approx(expected - 64 * norm, abs=1e-3)
+
+
+def test_fanogan_scores_two_residuals():
+    model = fanogan.FAnoGAN(fanogan.PRESETS["small"]).eval()
+    images = torch.randint(0, 256, (3, 1, 64, 64), dtype=torch.uint8)
+    scores, maps = fanogan.score(model, images)
+    torch.testing.assert_close(scores["score"], scores["image"] + scores["features"])
+    torch.testing.assert_close(maps.mean((1, 2)), scores["image"])
+    # An image that is its own reconstruction has no residual.
+    model.encoder, model.generator = torch.nn.Identity(), torch.nn.Identity()
+    assert fanogan.score(model, images)[0]["score"].max() == 0
+
+
+def test_a_block_without_its_convolutions_is_its_shortcut():
+    block = blocks.PreResidual(3, 5, "down", lambda channels, side: torch.nn.Identity(), 8)
+    torch.nn.init.zeros_(block.conv2.weight)
+    torch.nn.init.zeros_(block.conv2.bias)
+    x = torch.rand(2, 3, 8, 8)
+    pooled = x.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5))
+    torch.testing.assert_close(block(x), block.shortcut(pooled))
+
+
+# --- IGD ---
+
+
+@pytest.mark.parametrize(
+    ("side", "decoder", "critic"),
+    [(256, 10_903_363, 17_715_201), (128, 8_543_555, 6_704_129), (64, 3_559_747, 2_181_121)],
+)
+def test_igd_is_as_large_as_the_released_code(side, decoder, critic):
+    """But for the two channels fewer: 64 * 25 weights each, and two offsets of the last layer."""
+    with torch.device("meta"):
+        model = igd.Interpolated(
+            teachers.build("resnet18"), igd.Preset(side, "resnet18", 64, epochs=1)
+        )
+    assert count(model.linear) == 65_664
+    assert count(model.decoder) == decoder - 2 * 64 * 25 - 2
+    assert count(model.critic) == critic - 2 * 64 * 25
+
+
+def test_similarity_at_several_scales_by_hand():
+    x = torch.rand(2, 1, 64, 64)
+    torch.testing.assert_close(igd.ms_ssim(x, x), torch.ones(2))
+    # Constant images: only the last scale has a term for brightness.
+    apart = igd.ms_ssim(torch.full((1, 1, 64, 64), 0.5), torch.zeros(1, 1, 64, 64))
+    assert apart.item() == pytest.approx((4e-4 / (0.25 + 4e-4)) ** 0.2726, rel=1e-3)
+    assert apart.item() == pytest.approx(0.172844, abs=1e-4)
+    assert igd.ms_ssim(x, 1 - x).max() < 0.2
+    torch.testing.assert_close(igd.reconstruction(x, x), torch.zeros(2), atol=1e-6, rtol=0)
+
+
+def test_gaussian_descriptor_by_hand():
+    centre = torch.tensor([3.0, 4.0])
+    codes = torch.stack([centre, torch.zeros(2)])
+    found = igd.gaussian(codes, centre, torch.tensor(25.0))
+    assert found.tolist() == pytest.approx([0, 1 - math.exp(-1)])
+    moved = igd.centre_of(torch.tensor([[0.05, -0.05, 0.0, 2.0], [0.05, -0.05, 0.0, 0.0]]))
+    assert moved.tolist() == pytest.approx([0.1, -0.1, 0.0, 1.0])
+    assert igd.spread_of(codes, centre, 2).item() == 12.5
+    assert igd.spread_of(codes, centre, 1).item() == 13  # 0 counts as 1
+
+
+# --- DeSTSeg ---
+
+
+def test_destseg_is_as_large_as_the_released_code():
+    model = destseg.DeSTSeg(teachers.build("resnet18"), destseg.PRESETS["published"]).eval()
+    assert count(model.student) == 24_665_024
+    assert count(model.segmentation) == 7_706_369
+    assert count(model.segmentation.blocks) == 2_918_912
+    with torch.no_grad():
+        known, student = model.both(torch.zeros(1, 1, 256, 256))
+        assert model.found(known, student).shape == (1, 1, 64, 64)
+    shapes = [tuple(f.shape[1:]) for f in student]
+    assert shapes == [tuple(f.shape[1:]) for f in known]
+    assert shapes == [(64, 64, 64), (128, 32, 32), (256, 16, 16)]
+
+
+def test_losses_of_destseg_by_hand():
+    for scale, expected in ((2.0, 0.0), (-1.0, 6.0)):
+        found = destseg.student_loss(*pair(scale))
+        torch.testing.assert_close(found, torch.full((3,), expected), atol=1e-5, rtol=0)
+    mask = (torch.rand(2, 1, 8, 8) > 0.5).float()
+    # At 0.5 everywhere: ln 2 / 16 and a half.
+    undecided = destseg.segmentation_loss(torch.zeros_like(mask), mask)
+    assert undecided.item() == pytest.approx(math.log(2) * 0.5**4 + 0.5, abs=1e-6)
+    assert destseg.segmentation_loss(100 * (2 * mask - 1), mask).item() == pytest.approx(0)
+    maps = torch.zeros(2, 256, 256)
+    maps[1, 3, 5] = 1
+    assert destseg.mean_of_largest(maps).tolist() == pytest.approx([0, 0.01])
+
+
+def test_damage_stays_within_its_mask(images):
+    train = images[0]
+    draw = torch.Generator().manual_seed(0)
+    x = train[:16].float()
+    damaged, mask = destseg.damage(x, train, draw)
+    assert torch.equal(damaged[mask == 0], x[mask == 0])
+    assert (damaged != x)[mask == 1].any() and 0 < mask.mean() < 0.5
+    assert damaged.min() >= 0 and damaged.max() <= 255
+    noise = torch.stack([destseg.perlin(64, draw) for _ in range(64)])
+    assert noise.abs().max() < 1.2 and noise.mean().abs() < 0.05 and 0.1 < noise.std() < 0.5
+
+
 # --- all of them ---
 
 
@@ -179,13 +334,13 @@ def test_partial_batches_are_dropped_and_too_few_images_refused(refused):
 
 @pytest.fixture(scope="module")
 def images():
-    drawn = phantom(n_train=32, n_test_normal=6, n_test_abnormal=6, progress=False)
+    drawn = phantom(n_train=16, n_test_normal=6, n_test_abnormal=6, progress=False)
     return torch.from_numpy(drawn.train.images), torch.from_numpy(drawn.test.images)
 
 
 def tiny(name):
     preset = METHODS[name].presets["small"]
-    changes = {"epochs": 2} if name == "neighbours" else {"epochs": 2, "batch_size": 16}
+    changes = {"epochs": 2} if name == "neighbours" else {"epochs": 2, "batch_size": 8}
     return dataclasses.replace(preset, **changes)
 
 
@@ -195,12 +350,12 @@ def test_training_and_scoring(name, images):
     """The same bits by seed; a score is of its image alone; epochs are reported."""
     train, test = images
     module, preset, done = METHODS[name].module, tiny(name), []
-    model = module.train(train, preset, seed=1, report=done.append)
+    model = module.train(train, preset, Job(1, report=done.append))
     scores, maps = module.score(model, test)
     assert sum(done) == (1 if name == "neighbours" else 2)
     assert all(v.shape == (12,) and v.isfinite().all() and (v >= 0).all() for v in scores.values())
-    again, _ = module.score(module.train(train, preset, seed=1), test)
-    other, _ = module.score(module.train(train, preset, seed=2), test)
+    again, _ = module.score(module.train(train, preset, Job(1)), test)
+    other, _ = module.score(module.train(train, preset, Job(2)), test)
     assert torch.equal(scores["score"], again["score"])
     assert torch.equal(scores["score"], other["score"]) == (name == "neighbours")
     alone, _ = module.score(model, test[3:4])
@@ -212,18 +367,42 @@ def test_training_and_scoring(name, images):
 
 
 @needs_weights
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "neighbours"])
+def test_a_stopped_training_goes_on(name, images, tmp_path, monkeypatch):
+    """Stopped after its first epoch it ends in the same bits; a damaged state is not used."""
+    train, test = images
+    module, preset, keep = METHODS[name].module, tiny(name), tmp_path / "states" / "one.pt"
+    whole = module.score(module.train(train, preset, Job(1)), test)[0]["score"]
+    monkeypatch.setattr(blocks, "STATE_INTERVAL", 0)
+
+    def stop(epochs):
+        if keep.exists():
+            raise KeyboardInterrupt
+
+    done = []
+    for report in (stop, done.append):
+        with contextlib.suppress(KeyboardInterrupt):
+            model = module.train(train, preset, Job(1, keep=keep, report=report))
+    assert done == [1, 1] and [file.name for file in keep.parent.iterdir()] == ["one.pt"]
+    assert torch.equal(module.score(model, test)[0]["score"], whole)
+    keep.write_bytes(keep.read_bytes()[:1000])
+    again = module.train(train, preset, Job(1, keep=keep, report=done.append))
+    assert done == [1, 1, 1, 1] and torch.equal(module.score(again, test)[0]["score"], whole)
+
+
+@needs_weights
 @pytest.mark.parametrize("name", ["rdad", "multi-st"])
 def test_students_learn_normal_images(name, images):
     """Held-out normals, too, are nearer to the teacher after training than before."""
     train, test = images
     module, preset = METHODS[name].module, tiny(name)
     normal = test[:6]
-    before = module.score(module.train(train, dataclasses.replace(preset, epochs=0)), normal)[0][
-        "score"
-    ]
-    after = module.score(module.train(train, dataclasses.replace(preset, epochs=12)), normal)[0][
-        "score"
-    ]
+    before = module.score(
+        module.train(train, dataclasses.replace(preset, epochs=0), Job()), normal
+    )[0]["score"]
+    after = module.score(
+        module.train(train, dataclasses.replace(preset, epochs=12), Job()), normal
+    )[0]["score"]
     assert (after < before).all()
 
 
@@ -231,7 +410,7 @@ def test_students_learn_normal_images(name, images):
 def test_neighbours_by_hand(images):
     """A training image is its own nearest neighbour: with one neighbour it scores 0."""
     train, test = images
-    model = neighbours.train(train, neighbours.Preset(64, "lite0", neighbours=1))
+    model = neighbours.train(train, neighbours.Preset(64, "lite0", neighbours=1), Job())
     own, other = neighbours.score(model, train)[0], neighbours.score(model, test)[0]
     assert own["score"].max() < 1e-3 < other["score"].min()
     assert own["mahalanobis"].mean() < other["mahalanobis"].mean()
@@ -265,7 +444,7 @@ def test_other_methods_are_rows_of_table_1(batch_of):
     data = asked.load(progress=False)[0]
     train, test = (torch.from_numpy(x.images) for x in (data.train, data.labelled))
     preset = dataclasses.replace(rdad.PRESETS["small"], epochs=1)
-    alone = rdad.score(rdad.train(train, preset, seed=1), test)[0]["score"]
+    alone = rdad.score(rdad.train(train, preset, Job(1)), test)[0]["score"]
     np.testing.assert_allclose(cells["baselines"][0].scores()[0], alone, rtol=1e-4)
     # What results hold is shown though it is not asked for; what is asked for and absent is empty.
     shown, report = batch.obtain(["baselines"], batch_of(""), jobs=-1, progress=False)
@@ -309,4 +488,4 @@ def test_what_cannot_be_asked_for(refused):
         rivals.chosen(["rdad:large"])
     assert rivals.chosen(["all"]) == {f"baseline:{name}:small" for name in METHODS}
     with refused("RDAD (small) takes images of 64 x 64, not 32 x 32"):
-        rivals.train_and_score("baseline:rdad:small", TrainConfig(image_size=32), None, "cpu")
+        rivals.train_and_score("baseline:rdad:small", TrainConfig(image_size=32), None, Job())

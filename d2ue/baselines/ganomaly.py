@@ -14,15 +14,13 @@ tests in training mode, so that a score depends on the batch; here BatchNorm is 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2ue.baselines.blocks import batches, seeded
+from d2ue.baselines.blocks import Job, batches, seeded
 
 
 @dataclass(frozen=True)
@@ -106,29 +104,22 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     return 0.5 * (at(real, torch.ones_like(real)) + at(fake, torch.zeros_like(fake)))
 
 
-def train(
-    images: Tensor,
-    preset: Preset,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    weights: str | os.PathLike[str] | None = None,
-    report: Callable[[int], None] = lambda epochs: None,
-) -> Ganomaly:
-    """Train on normal images; the last epoch's network. No teacher: `weights` is not looked at.
+def train(images: Tensor, preset: Preset, job: Job) -> Ganomaly:
+    """Train on normal images; the last epoch's network. It has no teacher.
 
     Other arguments and errors as of `d2ue.baselines.rdad.train`.
     """
-    with seeded(seed) as generator:
-        model = Ganomaly(preset).to(device).train()
+    with seeded(job.seed) as generator:
+        model = Ganomaly(preset).to(job.device).train()
         parts = (model.encoder, model.decoder, model.second)
         weights_of = [p for part in parts for p in part.parameters()]
         options = {"lr": preset.learning_rate, "betas": (0.5, 0.999)}
         adam_g = torch.optim.Adam(weights_of, **options)  # type: ignore[arg-type]
         adam_d = torch.optim.Adam(model.discriminator.parameters(), **options)  # type: ignore[arg-type]
-        for _ in range(preset.epochs):
+        changing = {"model": model, "adam_g": adam_g, "adam_d": adam_d, "generator": generator}
+        for _ in job.epochs(preset.epochs, **changing):
             for index in batches(len(images), preset.batch_size, generator):
-                x = images[index].to(device, torch.float32) / 127.5 - 1
+                x = images[index].to(job.device, torch.float32) / 127.5 - 1
                 fake, z, z2 = model(x)
                 said_real, real = model.judge(x)
                 said_fake, _ = model.judge(fake.detach())
@@ -142,7 +133,6 @@ def train(
                 adam_d.step()
                 if lost < 1e-5:
                     model.discriminator.apply(_initial)
-            report(1)
     return model.eval()
 
 

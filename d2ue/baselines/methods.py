@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from d2ue.baselines import ganomaly, multi_st, neighbours, rdad
+from d2ue.baselines import destseg, fanogan, ganomaly, igd, multi_st, neighbours, rdad
 from d2ue.errors import InputError
 
 
@@ -31,10 +31,14 @@ class Method:
         return self.module.PRESETS
 
 
+#: In the paper's order.
 METHODS = {
+    "f-anogan": Method("f-AnoGAN", fanogan),
     "ganomaly": Method("Ganomaly", ganomaly),
+    "igd": Method("IGD", igd),
     "multi-st": Method("Multi-ST", multi_st),
     "rdad": Method("RDAD", rdad),
+    "destseg": Method("DeSTSeg", destseg),
     "neighbours": Method("5 nearest neighbours", neighbours, is_control=True),
 }
 

@@ -12,8 +12,7 @@ value term where the paper weights the direction.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2ue.baselines import teachers
-from d2ue.baselines.blocks import batches, conv, cosine_distance, seeded, smooth
+from d2ue.baselines.blocks import Job, batches, conv, cosine_distance, seeded, smooth
 
 
 @dataclass(frozen=True)
@@ -100,32 +99,23 @@ def value(teacher: list[Tensor], student: list[Tensor]) -> Tensor:
     return torch.stack([(t - s).square().flatten(1).mean(1) for t, s in pairs]).sum(0)
 
 
-def train(
-    images: Tensor,
-    preset: Preset,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    weights: str | os.PathLike[str] | None = None,
-    report: Callable[[int], None] = lambda epochs: None,
-) -> MultiST:
+def train(images: Tensor, preset: Preset, job: Job) -> MultiST:
     """Train on normal images; arguments and errors as of `d2ue.baselines.rdad.train`."""
-    teacher = teachers.load(preset.teacher, weights).to(device)
+    teacher = teachers.load(preset.teacher).to(job.device)
     known = teachers.features(teacher, images, 4)
-    with seeded(seed) as generator:
-        model = MultiST(teacher, preset.teacher).to(device)
+    with seeded(job.seed) as generator:
+        model = MultiST(teacher, preset.teacher).to(job.device)
     model.value_weight.fill_(_weight(model, images, known, preset))
     adam = torch.optim.Adam(model.cloner.parameters(), preset.learning_rate)
-    for _ in range(preset.epochs):
+    for _ in job.epochs(preset.epochs, model=model, adam=adam, generator=generator):
         model.cloner.train()
         for index in batches(len(images), preset.batch_size, generator):
-            target = [level[index].to(device) for level in known]
+            target = [level[index].to(job.device) for level in known]
             student = _cloned(model, images[index])
             terms = direction(target, student) + model.value_weight * value(target, student)
             adam.zero_grad()
             terms.mean().backward()
             adam.step()
-        report(1)
     return model.eval()
 
 

@@ -5,8 +5,6 @@ A distillation that does not beat them has learned nothing. Features are average
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from d2ue.baselines import teachers
+from d2ue.baselines.blocks import Job
 
 
 @dataclass(frozen=True)
@@ -44,22 +43,14 @@ def _pooled(teacher: nn.Module, images: Tensor) -> np.ndarray:
     return torch.cat(parts).double().numpy()
 
 
-def train(
-    images: Tensor,
-    preset: Preset,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    weights: str | os.PathLike[str] | None = None,
-    report: Callable[[int], None] = lambda epochs: None,
-) -> Known:
-    """Look at the normal images; nothing is drawn, so `seed` does not act.
+def train(images: Tensor, preset: Preset, job: Job) -> Known:
+    """Look at the normal images; nothing is drawn, so the seed does not act.
 
     Other arguments and errors as of `d2ue.baselines.rdad.train`.
     """
-    teacher = teachers.load(preset.teacher, weights).to(device)
+    teacher = teachers.load(preset.teacher).to(job.device)
     known = Known(teacher, _pooled(teacher, images), preset.neighbours)
-    report(1)
+    job.report(1)
     return known
 
 

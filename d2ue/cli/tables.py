@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from d2ue.baselines import METHODS
+from d2ue.baselines import METHODS, teachers
 from d2ue.cli.notebooks import NOTEBOOKS, TABLE_NOTEBOOKS
 from d2ue.cli.options import DEFAULTS, Device, Precision
 from d2ue.cli.outputs import check_file
@@ -49,6 +49,14 @@ def reproduce(
             "preset, or METHOD:published"
         ),
     ] = "",
+    teacher_weights: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="torchvision's weights for published baselines, where they cannot be fetched; "
+            "kept for later commands",
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="passes over the images")] = DEFAULTS.epochs,
     batch_size: Annotated[int, typer.Option(help="images a step")] = DEFAULTS.batch_size,
     precision: Precision = DEFAULTS.precision,
@@ -171,6 +179,8 @@ def reproduce(
     )
     if baselines and name not in ("table1", "all"):
         raise InputError(f"--baselines is for table1; {name} has none.")
+    for file in teacher_weights or ():
+        teachers.adopt(file)
     if backbones and name not in ("table2", "all"):
         raise InputError(f"--backbones is for table2; {name} has its own.")
     processes = _jobs(jobs)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from d2ue.baselines import Job
 from d2ue.config import GRADIENT_ERRORS, TrainConfig
 from d2ue.datasets.types import ABNORMAL, NORMAL, Dataset, ImageSet
 from d2ue.ensemble import Ensemble
@@ -65,6 +67,7 @@ def score_control(
     learner: Ensemble | None = None,
     device: str = "cpu",
     report: Callable[[int], None] = lambda epochs: None,
+    keep: Path | None = None,
 ) -> Record:
     """A control's record, or another method's, which is trained for it.
 
@@ -76,6 +79,7 @@ def score_control(
         learner: of "gradient": an ensemble whose first learner it is.
         device: where an untrained ensemble is scored, or another method trained.
         report: called with the epochs that another method was just trained.
+        keep: file for the state of another method's training, taken up where it is there.
     """
     test = dataset.labelled
     assert test.labels is not None
@@ -86,7 +90,9 @@ def score_control(
         assert learner is not None
         scores = {"gradient": gradient_score(learner, test.images).astype(np.float32)}
     elif rivals.of_control(control):
-        scores = rivals.train_and_score(control, config, dataset, device, report)
+        scores = rivals.train_and_score(
+            control, config, dataset, Job(config.seed, device, keep, report)
+        )
         return Record(config, data, test.labels, scores, {}, _made_with(device), control)
     else:
         scores = image_controls(test, dataset.train)

@@ -7,13 +7,13 @@ A rival is trained and scored by one task. Its records are named like controls, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from d2ue.baselines import METHODS, Method, find_method
+from d2ue.baselines import METHODS, Job, Method, find_method, teachers
 from d2ue.config import TrainConfig
 from d2ue.datasets.types import Dataset
 from d2ue.errors import InputError
@@ -66,12 +66,24 @@ def chosen(names: Sequence[str]) -> set[str]:
     return wanted
 
 
+def prepare(controls: Iterable[str]) -> None:
+    """Have the teachers of these methods ready, before anything is trained.
+
+    Raises:
+        InputError: if one's weights are not there and cannot be had.
+    """
+    for control in sorted(set(controls)):
+        if found := of_control(control):
+            teacher = getattr(found[0].presets[found[1]], "teacher", None)
+            if teacher is not None:
+                teachers.fetch(teacher)
+
+
 def train_and_score(
     control: str,
     config: TrainConfig,
     dataset: Dataset,
-    device: str,
-    report: Callable[[int], None] = lambda epochs: None,
+    job: Job,
 ) -> dict[str, np.ndarray]:
     """Scores of the labelled images by a method trained on the normal ones, by name.
 
@@ -87,5 +99,5 @@ def train_and_score(
         )
     train, test = (torch.from_numpy(x.images) for x in (dataset.train, dataset.labelled))
     module = found[0].module
-    model = module.train(train, preset, seed=config.seed, device=device, report=report)
+    model = module.train(train, preset, job)
     return {name: values.numpy() for name, values in module.score(model, test)[0].items()}

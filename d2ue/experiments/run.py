@@ -31,6 +31,7 @@ from d2ue.ensemble import join, resolve_device, train_side_by_side
 from d2ue.errors import D2UEError, InputError
 from d2ue.experiments.plan import Group, Plan, Task, cores, groups, one_thread, visible
 from d2ue.experiments.records import score_control, score_record
+from d2ue.experiments.rivals import prepare
 from d2ue.experiments.workers import Here, Workers
 from d2ue.fast.steps import free_memory, is_memory_error
 from d2ue.learners import learner_name
@@ -83,6 +84,9 @@ def run(
         progress: whether to show a bar over all that is to be done, with the time left.
         executor: what tasks are handed to in place of processes of this machine, such as a Dask
             client's `get_executor()`. Its workers must see the store's folder under its path.
+
+    Raises:
+        InputError: if another method's pretrained network is not there; nothing is trained then.
     """
     report = Report(cached=len(planned.cached), data=planned.keys)
     for name, position in planned.cached.items():
@@ -92,6 +96,7 @@ def run(
     elif device == "auto":
         device = "cpu"
     tasks = planned.tasks
+    prepare(task.control for task in tasks.values())
     singly = [(name,) for name in tasks]
     total = sum(task.epochs() for task in tasks.values())
     with progress_bar(
@@ -340,7 +345,7 @@ def _do(
             wanted = [(t.config, t.number) for t in tasks]
             train_side_by_side(wanted, dataset.train, device=device, store=store, report=report)
             return ""
-        ensemble = None
+        ensemble, left = None, folder / "states" / f"{task.name}.pt"
         if task.needs:
             learners = []
             for number in range(1, c.n_learners + 1):
@@ -350,10 +355,11 @@ def _do(
             networks, histories = [x.network for x in learners], [x.history for x in learners]
             ensemble = join(c, networks, key.train, histories).to(device)
         if task.control or ensemble is None:
-            record = score_control(task.control, c, dataset, key, ensemble, device, report)
+            record = score_control(task.control, c, dataset, key, ensemble, device, report, left)
         else:
             record = score_record(ensemble, dataset.labelled, key)
         put_record(store, record)
+        left.unlink(missing_ok=True)
         report(1)
     except Exception as error:
         free_memory(torch.device(device))

@@ -2,7 +2,7 @@
 
     store/learners/NAME/weights.safetensors   a finished learner (17 MB)
     store/learners/NAME/learner.json          settings, losses, processor, SHA-256 of the weights
-    store/states/KEY.safetensors              a training left in the middle
+    store/states/KEY.safetensors              a training left in the middle; .pt another method's
     store/scores/NAME.safetensors             what an ensemble says of test images (results.py)
     store/journal.txt                         a line for each learner trained
     store/locks/NAME.lock                     one trainer a learner, however many processes ask
