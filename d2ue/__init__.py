@@ -26,7 +26,7 @@ if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
 if TYPE_CHECKING:
     from d2ue.config import ScoreConfig, TrainConfig
     from d2ue.datasets import Dataset, ImageSet, ScanConfig, load, load_folder, load_images, phantom
-    from d2ue.detector import D2UE
+    from d2ue.detector import D2UE, Baseline
     from d2ue.ensemble import Ensemble, train_ensemble, train_ensembles
     from d2ue.errors import D2UEError, DivergedError, InputError
     from d2ue.evaluation import auc, average_precision
@@ -49,7 +49,7 @@ _HOMES = {
         "load_images",
         "phantom",
     ),
-    "detector": ("D2UE",),
+    "detector": ("D2UE", "Baseline"),
     "ensemble": ("Ensemble", "train_ensemble", "train_ensembles"),
     "errors": ("D2UEError", "DivergedError", "InputError"),
     "evaluation": ("auc", "average_precision"),
@@ -70,6 +70,7 @@ def __getattr__(name: str) -> object:
 __all__ = [
     "D2UE",
     "SIMILARITIES",
+    "Baseline",
     "D2UEError",
     "Dataset",
     "DivergedError",

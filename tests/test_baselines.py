@@ -115,7 +115,7 @@ def test_weights_from_a_file(tmp_path, monkeypatch, refused):
 )
 def test_reverse_distillation_is_as_large_as_the_released_code(name, bottleneck, decoder):
     with torch.device("meta"):
-        model = rdad.ReverseDistillation(teachers.build(name), name)
+        model = rdad.ReverseDistillation(rdad.Preset(64, name))
     assert count(model.first, model.second, model.bottleneck) == bottleneck
     assert count(model.stages) == decoder and not count(model.heads)
 
@@ -249,9 +249,7 @@ def test_a_block_without_its_convolutions_is_its_shortcut():
 def test_igd_is_as_large_as_the_released_code(side, decoder, critic):
     """But for the two channels fewer: 64 * 25 weights each, and two offsets of the last layer."""
     with torch.device("meta"):
-        model = igd.Interpolated(
-            teachers.build("resnet18"), igd.Preset(side, "resnet18", 64, epochs=1)
-        )
+        model = igd.Interpolated(igd.Preset(side, "resnet18", 64, epochs=1))
     assert count(model.linear) == 65_664
     assert count(model.decoder) == decoder - 2 * 64 * 25 - 2
     assert count(model.critic) == critic - 2 * 64 * 25
@@ -283,7 +281,7 @@ def test_gaussian_descriptor_by_hand():
 
 
 def test_destseg_is_as_large_as_the_released_code():
-    model = destseg.DeSTSeg(teachers.build("resnet18"), destseg.PRESETS["published"]).eval()
+    model = destseg.DeSTSeg(destseg.PRESETS["published"]).eval()
     assert count(model.student) == 24_665_024
     assert count(model.segmentation) == 7_706_369
     assert count(model.segmentation.blocks) == 2_918_912

@@ -108,10 +108,10 @@ class Segmentation(nn.Module):
 class DeSTSeg(nn.Module):
     """Teacher, student and segmentation."""
 
-    def __init__(self, teacher: nn.Module, preset: Preset) -> None:
+    def __init__(self, preset: Preset, teacher: nn.Module | None = None) -> None:
         super().__init__()
         channels = teachers.CHANNELS[preset.teacher][:3]
-        self.teacher = teacher
+        self.teacher = teacher or teachers.build(preset.teacher)
         self.student = Student(channels, is_signed=preset.teacher == "lite0")
         self.segmentation = Segmentation(sum(channels), preset.image_size)
 
@@ -202,6 +202,12 @@ def damage(x: Tensor, sources: Tensor, draw: torch.Generator) -> tuple[Tensor, T
     return torch.stack(damaged)[:, None], torch.stack(masks)[:, None]
 
 
+#: What is trained, from a preset: with weights of its own until it is.
+NETWORK = DeSTSeg
+#: Names of its scores; the first is the method\'s own.
+SCORES = ("score", "student")
+
+
 def train(images: Tensor, preset: Preset, job: Job) -> DeSTSeg:
     """Train on normal images, first the student, then the segmentation; the last epoch's.
 
@@ -209,7 +215,7 @@ def train(images: Tensor, preset: Preset, job: Job) -> DeSTSeg:
     """
     teacher = teachers.load(preset.teacher).to(job.device)
     with seeded(job.seed) as draw:
-        model = DeSTSeg(teacher, preset).to(job.device)
+        model = DeSTSeg(preset, teacher).to(job.device)
     sgd = torch.optim.SGD(model.student.parameters(), 0.4, 0.9, weight_decay=1e-4)
     head = [p for name, p in model.segmentation.named_parameters() if "blocks" not in name]
     slower = [

@@ -134,6 +134,12 @@ def critic_loss(model: FAnoGAN, x: Tensor, fake: Tensor, share: Tensor) -> Tenso
     return model.critic(fake).mean() - model.critic(x).mean() + PENALTY * penalty
 
 
+#: What is trained, from a preset: with weights of its own until it is.
+NETWORK = FAnoGAN
+#: Names of its scores; the first is the method\'s own.
+SCORES = ("score", "image", "features")
+
+
 def train(images: Tensor, preset: Preset, job: Job) -> FAnoGAN:
     """Train on normal images, first the GAN, then the encoder; the last epoch's networks.
 

@@ -104,6 +104,12 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     return 0.5 * (at(real, torch.ones_like(real)) + at(fake, torch.zeros_like(fake)))
 
 
+#: What is trained, from a preset: with weights of its own until it is.
+NETWORK = Ganomaly
+#: Names of its scores; the first is the method\'s own.
+SCORES = ("score", "error")
+
+
 def train(images: Tensor, preset: Preset, job: Job) -> Ganomaly:
     """Train on normal images; the last epoch's network. It has no teacher.
 

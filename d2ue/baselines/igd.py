@@ -65,9 +65,9 @@ def _layer_norm(channels: int, side: int) -> nn.Module:
 class Interpolated(nn.Module):
     """Teacher, linear layer, decoder and critic; where the codes are and how far apart."""
 
-    def __init__(self, teacher: nn.Module, preset: Preset) -> None:
+    def __init__(self, preset: Preset, teacher: nn.Module | None = None) -> None:
         super().__init__()
-        self.teacher = teacher
+        self.teacher = teacher or teachers.build(preset.teacher)
         self.linear = nn.Linear(teachers.CHANNELS[preset.teacher][-1], preset.code)
         widths = [preset.width * k for k in _WIDTHS[preset.image_size]]
         side = 4
@@ -154,11 +154,17 @@ def spread_of(codes: Tensor, centre: Tensor, batch_size: int) -> Tensor:
     ).mean()
 
 
+#: What is trained, from a preset: with weights of its own until it is.
+NETWORK = Interpolated
+#: Names of its scores; the first is the method\'s own.
+SCORES = ("score", "reconstruction", "gaussian")
+
+
 def train(images: Tensor, preset: Preset, job: Job) -> Interpolated:
     """Train on normal images; arguments and errors as of `d2ue.baselines.rdad.train`."""
     teacher = teachers.load(preset.teacher).to(job.device)
     with seeded(job.seed) as draw:
-        model = Interpolated(teacher, preset).to(job.device)
+        model = Interpolated(preset, teacher).to(job.device)
     # Flips are the only augmentation: the teacher's word on both is all that is ever asked.
     both = torch.stack([model.pooled(images), model.pooled(images.flip(-1))])
     own = [*model.linear.parameters(), *model.decoder.parameters()]

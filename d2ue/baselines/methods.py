@@ -17,7 +17,7 @@ class Method:
 
     Attributes:
         title: what the paper's table calls it; of a control what ours does.
-        module: has PRESETS, `train` and `score`.
+        module: has PRESETS, NETWORK, SCORES, `train` and `score`.
         is_control: whether it is a control.
     """
 
@@ -29,6 +29,11 @@ class Method:
     def presets(self) -> Mapping[str, Any]:
         """Settings by name: "published", "small"."""
         return self.module.PRESETS
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of its scores; the first is the method's own."""
+        return self.module.SCORES
 
 
 #: In the paper's order.

@@ -74,9 +74,10 @@ class Cloner(nn.Module):
 class MultiST(nn.Module):
     """A frozen teacher, its cloner, and the weight of the value term."""
 
-    def __init__(self, teacher: nn.Module, name: str) -> None:
+    def __init__(self, preset: Preset, teacher: nn.Module | None = None) -> None:
         super().__init__()
-        self.teacher = teacher
+        name = preset.teacher
+        self.teacher = teacher or teachers.build(name)
         self.cloner = Cloner(teachers.CHANNELS[name], signed=name == "lite0")
         self.value_weight: Tensor
         self.register_buffer("value_weight", torch.tensor(1.0))
@@ -99,12 +100,18 @@ def value(teacher: list[Tensor], student: list[Tensor]) -> Tensor:
     return torch.stack([(t - s).square().flatten(1).mean(1) for t, s in pairs]).sum(0)
 
 
+#: What is trained, from a preset: with weights of its own until it is.
+NETWORK = MultiST
+#: Names of its scores; the first is the method\'s own.
+SCORES = ("score", "direction")
+
+
 def train(images: Tensor, preset: Preset, job: Job) -> MultiST:
     """Train on normal images; arguments and errors as of `d2ue.baselines.rdad.train`."""
     teacher = teachers.load(preset.teacher).to(job.device)
     known = teachers.features(teacher, images, 4)
     with seeded(job.seed) as generator:
-        model = MultiST(teacher, preset.teacher).to(job.device)
+        model = MultiST(preset, teacher).to(job.device)
     model.value_weight.fill_(_weight(model, images, known, preset))
     adam = torch.optim.Adam(model.cloner.parameters(), preset.learning_rate)
     for _ in job.epochs(preset.epochs, model=model, adam=adam, generator=generator):

@@ -5,7 +5,9 @@ A distillation that does not beat them has learned nothing. Features are average
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,19 +30,32 @@ class Preset:
 PRESETS = {"published": Preset(256, "wide-resnet50"), "small": Preset(64, "lite0")}
 
 
-@dataclass
-class Known:
-    """The training images' mean features: float64 [n, C], of the teacher's last level."""
+class Known(nn.Module):
+    """A teacher, and the training images' mean features of its last level: float64 [n, C]."""
 
-    teacher: nn.Module
-    features: np.ndarray
-    neighbours: int
+    def __init__(self, preset: Preset, teacher: nn.Module | None = None) -> None:
+        super().__init__()
+        self.teacher = teacher or teachers.build(preset.teacher)
+        self.neighbours = preset.neighbours
+        self.features: Tensor
+        self.register_buffer("features", torch.empty(0, 0, dtype=torch.float64))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As any module's, for any number of training images."""
+        self.features = torch.empty_like(state_dict["features"])
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
 
-def _pooled(teacher: nn.Module, images: Tensor) -> np.ndarray:
+def _pooled(teacher: nn.Module, images: Tensor) -> Tensor:
     # Batch by batch: whole maps of large images would take gigabytes.
     parts = [teachers.features(teacher, x, 4)[-1].mean((2, 3)) for x in images.split(64)]
-    return torch.cat(parts).double().numpy()
+    return torch.cat(parts).double()
+
+
+#: What is trained, from a preset: with weights of its own until it is.
+NETWORK = Known
+#: Names of its scores; the first is the method\'s own.
+SCORES = ("score", "mahalanobis")
 
 
 def train(images: Tensor, preset: Preset, job: Job) -> Known:
@@ -49,7 +64,8 @@ def train(images: Tensor, preset: Preset, job: Job) -> Known:
     Other arguments and errors as of `d2ue.baselines.rdad.train`.
     """
     teacher = teachers.load(preset.teacher).to(job.device)
-    known = Known(teacher, _pooled(teacher, images), preset.neighbours)
+    known = Known(preset, teacher)
+    known.features = _pooled(teacher, images)
     job.report(1)
     return known
 
@@ -66,12 +82,12 @@ def score(model: Known, images: Tensor) -> tuple[dict[str, Tensor], None]:
     from sklearn.neighbors import NearestNeighbors
     from sklearn.preprocessing import StandardScaler
 
-    x = _pooled(model.teacher, images)
-    scaler = StandardScaler().fit(model.features)
-    k = min(model.neighbours, len(model.features))
-    finder = NearestNeighbors(n_neighbors=k).fit(scaler.transform(model.features))
+    x, known = _pooled(model.teacher, images).numpy(), model.features.cpu().numpy()
+    scaler = StandardScaler().fit(known)
+    k = min(model.neighbours, len(known))
+    finder = NearestNeighbors(n_neighbors=k).fit(scaler.transform(known))
     near = finder.kneighbors(scaler.transform(x))[0].mean(1)
-    far = np.sqrt(LedoitWolf().fit(model.features).mahalanobis(x))
+    far = np.sqrt(LedoitWolf().fit(known).mahalanobis(x))
     return {
         name: torch.from_numpy(v).float() for name, v in (("score", near), ("mahalanobis", far))
     }, None

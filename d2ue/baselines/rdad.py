@@ -52,9 +52,10 @@ def _reduce(inputs: int, outputs: int) -> nn.Sequential:
 class ReverseDistillation(nn.Module):
     """Bottleneck and decoder behind a frozen teacher."""
 
-    def __init__(self, teacher: nn.Module, name: str) -> None:
+    def __init__(self, preset: Preset, teacher: nn.Module | None = None) -> None:
         super().__init__()
-        self.teacher = teacher
+        name = preset.teacher
+        self.teacher = teacher or teachers.build(name)
         wide = name == "wide-resnet50"
         c1, c2, c3 = teachers.CHANNELS[name][:3]
         code = 2 * c3
@@ -102,6 +103,12 @@ def anomaly_map(teacher: list[Tensor], student: list[Tensor], side: int) -> Tens
     return smooth(total)
 
 
+#: What is trained, from a preset: with weights of its own until it is.
+NETWORK = ReverseDistillation
+#: Names of its scores; the first is the method\'s own.
+SCORES = ("score", "mean")
+
+
 def train(images: Tensor, preset: Preset, job: Job) -> ReverseDistillation:
     """Train on normal images; the last epoch's network is taken.
 
@@ -116,7 +123,7 @@ def train(images: Tensor, preset: Preset, job: Job) -> ReverseDistillation:
     teacher = teachers.load(preset.teacher).to(job.device)
     known = teachers.features(teacher, images, 3)  # no augmentation: computed once is exact
     with seeded(job.seed) as generator:
-        model = ReverseDistillation(teacher, preset.teacher).to(job.device)
+        model = ReverseDistillation(preset, teacher).to(job.device)
     trained = [p for p in model.parameters() if p.requires_grad]
     adam = torch.optim.Adam(trained, preset.learning_rate, betas=(0.5, 0.999))
     for _ in job.epochs(preset.epochs, model=model, adam=adam, generator=generator):

@@ -175,8 +175,8 @@ CHANNELS = {
 
 
 def build(name: str) -> nn.Module:
-    """A teacher with random weights."""
-    return _NETWORKS[name]()
+    """A teacher with random weights, frozen and in evaluation mode."""
+    return _NETWORKS[name]().eval().requires_grad_(False)
 
 
 def fetch(name: str) -> Path:
@@ -245,7 +245,7 @@ def _sha256(file: Path) -> str:
 
 
 def load(name: str) -> nn.Module:
-    """A teacher with its weights, frozen and in evaluation mode.
+    """A teacher with its weights; else as `build`.
 
     Raises:
         InputError: as `fetch`.
@@ -254,7 +254,7 @@ def load(name: str) -> nn.Module:
     state = torch.load(fetch(name), map_location="cpu", weights_only=True)
     # The classifier and the layers behind the last feature are not needed.
     network.load_state_dict({key: state[key] for key in network.state_dict()})
-    return network.eval().requires_grad_(False)
+    return network
 
 
 @torch.no_grad()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
+from d2ue.baselines import METHODS as BASELINES
+from d2ue.baselines import find_method
 from d2ue.cli.options import DEFAULTS, Axis, Data, Device, Precision, Slices, Window
 from d2ue.cli.outputs import check_apart, check_file, check_maps
-from d2ue.config import METHODS, ScoreConfig, TrainConfig
+from d2ue.config import METHODS, TrainConfig
 from d2ue.datasets import BUILT_IN, Dataset, ImageSet, ScanConfig, load, load_images
 from d2ue.datasets.arrays import Reading
 from d2ue.datasets.results_folder import check_result_folder, claim
@@ -19,12 +22,19 @@ from d2ue.ensemble import resolve_device
 from d2ue.errors import InputError
 from d2ue.similarity import SIMILARITIES
 from d2ue.store.files import write_text
-from d2ue.store.runs import check_run_folder, fit_run, run_scan
+from d2ue.store.runs import check_run_folder, fit_run
 
 
 def fit(
     folder: Data,
     out: Annotated[Path, typer.Option(help="run folder to write; new or empty")],
+    method: Annotated[
+        str,
+        typer.Option(
+            help=f"d2ue, or another method of Table 1: {', '.join(BASELINES)}, with its "
+            "small preset"
+        ),
+    ] = "d2ue",
     backbone: Annotated[str, typer.Option(help="ae, memae or aeu")] = DEFAULTS.backbone,
     learners: Annotated[int, typer.Option(help="learners in the ensemble")] = DEFAULTS.n_learners,
     similarity: Annotated[str, typer.Option(help=", ".join(SIMILARITIES))] = DEFAULTS.similarity,
@@ -80,7 +90,8 @@ def fit(
     'd2ue score' then says of every image whether it is abnormal.
     """
     from d2ue.detector import saved
-    from d2ue.detector.threshold import check_contamination, measure
+    from d2ue.detector.threshold import Threshold, check_contamination, measure
+    from d2ue.detector.trained import fit_baseline
 
     config = TrainConfig(
         backbone=backbone,
@@ -94,6 +105,7 @@ def fit(
         seed=seed,
         precision=precision,
     )
+    preset = None if method == "d2ue" else _preset(method, config, store)
     if contamination is not None:
         check_contamination(contamination)
     elif validation_fraction is not None or validation is not None:
@@ -104,25 +116,37 @@ def fit(
     scan = _scan(slices, axis, window)
     check_run_folder(out)
     resolve_device(device)  # before minutes of decoding
-    dataset: Dataset = load(folder, image_size, scan=scan)
+    size, least = image_size, batch_size
+    if preset is not None:
+        size, least = preset.image_size, getattr(preset, "batch_size", 1)
+    dataset: Dataset = load(folder, size, scan=scan)
     train, held_out = dataset.train, None
     if contamination is not None:
-        train, held_out = _hold_out(dataset.train, validation, fraction, config, scan)
-    ensemble, was_there = fit_run(
-        config, train, out, data_name=dataset.name, device=device, store=store, scan=scan
-    )
+        train, held_out = _hold_out(dataset.train, validation, fraction, seed, least, scan)
+    if preset is None:
+        ensemble, was_there = fit_run(
+            config, train, out, data_name=dataset.name, device=device, store=store, scan=scan
+        )
+        losses = ", ".join(f"{epochs[-1]['loss']:.4g}" for epochs in ensemble.history)
+        what = f"{len(ensemble)} learners ({config.backbone})"
+        tail = f"; last losses {losses}"
+    else:
+        trained, was_there = fit_baseline(
+            method, preset, train, out, seed=seed, device=device, scan=scan
+        )
+        what, tail = trained.method.title, ""
     if was_there:
         typer.echo(f"{out} holds this ensemble already; nothing was trained.")
     else:
-        losses = ", ".join(f"{epochs[-1]['loss']:.4g}" for epochs in ensemble.history)
-        typer.echo(
-            f"{out}: {len(ensemble)} learners ({config.backbone}) trained on {len(train)} "
-            f"normal images; last losses {losses}."
-        )
+        typer.echo(f"{out}: {what} trained on {len(train)} normal images{tail}.")
     if held_out is not None and contamination is not None:
-        threshold = measure(ensemble, held_out, contamination, progress=True)
-        method = "dual" if "dual" in threshold.scores else "ensemble"
-        saved.attach(out, saved.Record(method, threshold, Reading(), fraction, scan))
+        if preset is None:
+            threshold = measure(ensemble, held_out, contamination, progress=True)
+            score_method = "dual" if "dual" in threshold.scores else "ensemble"
+        else:
+            threshold = Threshold(trained.scores(held_out.images), contamination)
+            score_method = trained.method.scores[0]
+        saved.attach(out, saved.Record(score_method, threshold, Reading(), fraction, scan))
         typer.echo(threshold.shortfall or threshold.describe())
 
 
@@ -136,7 +160,11 @@ def score(
         typer.Option(help="CSV file to write: name,label,score and, with a threshold, abnormal"),
     ],
     method: Annotated[
-        str | None, typer.Option(help=", ".join(METHODS) + "; default: the detector's, else dual")
+        str | None,
+        typer.Option(
+            help=", ".join(METHODS) + ", or of another method one of its own; default: the "
+            "detector's, else dual or the method's own"
+        ),
     ] = None,
     contamination: Annotated[
         float | None, typer.Option(help="another threshold from the images held out at fit")
@@ -167,9 +195,9 @@ def score(
     from d2ue.detector import report as reporting
     from d2ue.detector import saved
     from d2ue.detector.threshold import Threshold
+    from d2ue.detector.trained import Trained, scan_of
     from d2ue.uncertainty import image_scores, score_maps
 
-    ScoreConfig(method or "dual")
     _scan(slices, axis, window)  # refused before a run is read
     reporting.check_map_format(map_format)
     if top < 1:
@@ -180,9 +208,9 @@ def score(
     check_apart({"--out": out, "--report": report, "--maps": maps})
     if maps is not None:
         check_maps(maps, "" if folder in BUILT_IN else folder)
-    ensemble, record = saved.load_any(run, device)
-    of_run = run_scan(run) if record is None else record.scan
-    size = ensemble.config.image_size
+    model, record = saved.load_any(run, device)
+    of_run = scan_of(model, run) if record is None else record.scan
+    size = model.image_size if isinstance(model, Trained) else model.config.image_size
     if image_size not in (None, size):
         raise InputError(
             f"{run} was trained on images of {size} x {size} and cannot score them at "
@@ -196,14 +224,24 @@ def score(
             threshold = Threshold(threshold.scores, contamination)
     elif contamination is not None:
         raise InputError(f"{run} has no held-out scores: fit it with --contamination.")
-    settings = ScoreConfig(method or ("dual" if record is None else record.method))
+    names = model.method.scores if isinstance(model, Trained) else METHODS
+    own = names[0] if isinstance(model, Trained) else "dual"
+    method = method or (own if record is None else record.method)
+    if method not in names:
+        raise InputError(f"{run} knows the methods {', '.join(names)}, not by {method!r}.")
     # Scans are read as those that were trained on, unless told otherwise.
     images = _scored_images(folder, size, _scan(slices, axis, window, of_run))
-    scores = image_scores(ensemble, images.images, settings, progress=True)
-    scored = reporting.Scored(images, scores, settings.method, threshold)
-
-    def map_of(pixels: np.ndarray) -> np.ndarray:
-        return score_maps(ensemble, pixels, settings)
+    if isinstance(model, Trained):
+        if model.method.is_control and (maps is not None or report is not None):
+            raise InputError(f"{model.method.title} has no maps: leave --maps and --report out.")
+        scores, map_of = model.scores(images.images)[method], model.maps
+        about_model = f"{model.method.title}, {model.preset.epochs} epochs"
+    else:
+        scores = image_scores(model, images.images, method, progress=True)
+        map_of = partial(score_maps, model, config=method)
+        c = model.config
+        about_model = f"{len(model)} learners ({c.backbone}), {c.epochs} epochs"
+    scored = reporting.Scored(images, scores, method, threshold)
 
     if maps is not None:
         claim(maps)
@@ -213,11 +251,7 @@ def score(
         highest = reporting.write_maps(maps, images, map_of, map_format, progress=True)
         typer.echo(f"{maps}: {len(images)} maps, the brightest colour is {highest:.3g} or more.")
     if report is not None:
-        c = ensemble.config
-        about = {
-            "images from": folder,
-            "detector": f"{run}: {len(ensemble)} learners ({c.backbone}), {c.epochs} epochs",
-        }
+        about = {"images from": folder, "detector": f"{run}: {about_model}"}
         reporting.write_report(report, scored, map_of, about=about, top=top)
         typer.echo(f"{report}: the {min(top, len(images))} most abnormal images and their maps.")
 
@@ -267,6 +301,18 @@ def audit_folder(
         )
 
 
+def _preset(method: str, config: TrainConfig, store: Path | None) -> Any:
+    """Another method's small settings; of the options for training only two act on it."""
+    preset = find_method(method).presets["small"]
+    as_they_are = DEFAULTS.replace(seed=config.seed, epochs=config.epochs)
+    if config != as_they_are or store is not None:
+        raise InputError(
+            f"{method} has its own settings: of the options for training it takes --epochs and "
+            "--seed alone."
+        )
+    return preset if config.epochs == DEFAULTS.epochs else replace(preset, epochs=config.epochs)
+
+
 def _scan(
     slices: str | None, axis: str | None, window: str | None, base: ScanConfig | None = None
 ) -> ScanConfig | None:
@@ -286,7 +332,8 @@ def _hold_out(
     normal: ImageSet,
     validation: str | None,
     fraction: float,
-    config: TrainConfig,
+    seed: int,
+    least: int,
     scan: ScanConfig | None,
 ) -> tuple[ImageSet, ImageSet]:
     """Normal images to train on, and those that set the threshold."""
@@ -294,8 +341,8 @@ def _hold_out(
     from d2ue.detector.threshold import hold_out
 
     if validation is not None:
-        held_out = load(validation, config.image_size, scan=scan).train
+        held_out = load(validation, normal.images.shape[-1], scan=scan).train
         refuse_shared(normal.images, held_out.images)
         return normal, held_out
-    which = hold_out(len(normal), fraction, config.seed, config.batch_size)
+    which = hold_out(len(normal), fraction, seed, least)
     return normal.select(np.setdiff1d(np.arange(len(normal)), which)), normal.select(which)

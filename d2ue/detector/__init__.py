@@ -3,6 +3,7 @@
 Imports the method, datasets, store, statistics and plotting; never the commands.
 """
 
+from d2ue.detector.baseline import Baseline
 from d2ue.detector.estimator import D2UE
 
-__all__ = ["D2UE"]
+__all__ = ["D2UE", "Baseline"]

@@ -14,42 +14,24 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from d2ue.config import ScoreConfig, TrainConfig
-from d2ue.datasets.arrays import (
-    Reading,
-    as_array,
-    as_paths,
-    as_pictures,
-    as_stack,
-    check_finite,
-    refuse_shared,
-)
-from d2ue.datasets.folder import load_folder, load_images
 from d2ue.datasets.medical import ScanConfig
 from d2ue.datasets.types import ImageSet
 from d2ue.detector import saved
+from d2ue.detector.base import Detector
 from d2ue.detector.saved import Record
-from d2ue.detector.threshold import (
-    Threshold,
-    check_contamination,
-    check_scores,
-    hold_out,
-    measure,
-    methods_of,
-)
-from d2ue.ensemble import resolve_device, train_ensemble
+from d2ue.detector.threshold import measure, methods_of
+from d2ue.ensemble import Ensemble, resolve_device, train_ensemble
 from d2ue.errors import InputError
 from d2ue.learners import check_images
 from d2ue.store.learners import Store
+from d2ue.store.runs import run_files
 from d2ue.uncertainty import image_scores, score_maps
 
 #: Parameters of the estimator that are settings of training under the same name.
@@ -59,7 +41,7 @@ _OF_TRAINING = (
 )  # fmt: skip
 
 
-class D2UE(OutlierMixin, BaseEstimator):
+class D2UE(Detector):
     """Anomaly detection by the disagreement of diverse autoencoders (Gu et al., MICCAI 2024).
 
     **Images** may be, for `fit` as for every other method:
@@ -121,6 +103,8 @@ class D2UE(OutlierMixin, BaseEstimator):
     Source: arXiv 2409.17485; the defaults are its settings for AEU.
     """
 
+    _trained = "ensemble_"
+
     def __init__(
         self,
         backbone: str = "aeu",
@@ -168,97 +152,6 @@ class D2UE(OutlierMixin, BaseEstimator):
         self.store = store
         self.progress = progress
 
-    def fit(self, X: Any, y: object = None, *, validation: Any = None) -> D2UE:
-        """Train the ensemble on normal images and set the threshold by held-out ones.
-
-        Args:
-            X: normal images; a folder holds normal images only, or is in the published layout
-                (its train/0 is taken).
-            y: ignored; scikit-learn's tools pass it.
-            validation: normal images to set the threshold by, for example of other patients; then
-                all of X is trained on. None holds out `validation_fraction` of X at random.
-
-        Raises:
-            InputError: if a setting or an image is not usable, or there are too few images.
-            DivergedError: if the loss stops being finite.
-        """
-        config = self._config()
-        self._check_method(self.method, config.n_learners)
-        check_contamination(self.contamination)
-        resolve_device(self.device)
-        self.scan_ = ScanConfig(self.slices, self.axis, self.window)
-        images, how = self._first_look(X)
-        if validation is None:
-            index = hold_out(len(images), self.validation_fraction, config.seed, config.batch_size)
-            held_out, images = images[index], np.delete(images, index, 0)
-        else:
-            index = np.empty(0, np.int64)
-            held_out = self._read(validation, how, config.image_size)
-            refuse_shared(images, held_out)
-        train = _image_set(images)
-        check_images(config, train)
-        store = None if self.store is None else Store(self.store)
-        ensemble = train_ensemble(
-            config, train, device=self.device, progress=self.progress, store=store
-        )
-        threshold = measure(ensemble, _image_set(held_out), self.contamination)
-        self.ensemble_, self.reading_, self.validation_index_ = ensemble, how, index
-        return self._set(threshold, self.method)
-
-    def anomaly_score(self, X: Any) -> np.ndarray:
-        """float64 (n,), >= 0, **higher = more abnormal**: the mean of each image's map.
-
-        A folder in the published layout gives its test images.
-
-        Raises:
-            InputError: if an image is not usable.
-            NotFittedError: before `fit`.
-        """
-        images = self._images(X)
-        scores = image_scores(self.ensemble_, images, self.method_, progress=self.progress)
-        return check_scores(scores)
-
-    def anomaly_map(self, X: Any) -> np.ndarray:
-        """float32 (n, 1, image_size, image_size), >= 0, higher = more abnormal.
-
-        Its scale is that of the score: compare maps with maps, not with a fixed value. Raises as
-        `anomaly_score`, as do all methods below.
-        """
-        images = self._images(X)
-        maps = score_maps(self.ensemble_, images, self.method_, progress=self.progress)
-        return check_scores(maps)
-
-    def score_samples(self, X: Any) -> np.ndarray:
-        """-`anomaly_score`, as scikit-learn has it: float64 (n,), **higher = more normal**."""
-        return -self.anomaly_score(X)
-
-    def decision_function(self, X: Any) -> np.ndarray:
-        """score_samples - offset_, float64 (n,): negative = abnormal, higher = more normal."""
-        return self.score_samples(X) - self.offset_
-
-    def predict(self, X: Any) -> np.ndarray:
-        """int64 (n,): +1 = normal (inlier), -1 = abnormal (outlier): score above `threshold_`."""
-        return np.where(self.decision_function(X) < 0, -1, 1)
-
-    def recalibrate(self, contamination: float | None = None, method: str | None = None) -> D2UE:
-        """Set another threshold or score from the same held-out images; nothing is trained.
-
-        Args:
-            contamination: as for the class; None = as it is.
-            method: as for the class; None = as it is.
-
-        Raises:
-            InputError: if a value is not usable; the detector is as before then.
-            NotFittedError: before `fit`.
-        """
-        check_is_fitted(self)
-        contamination = self.validation_.contamination if contamination is None else contamination
-        method = self.method_ if method is None else method
-        self._check_method(method, len(self.ensemble_))
-        threshold = Threshold(self.validation_.scores, contamination)
-        self.contamination, self.method = contamination, method
-        return self._set(threshold, method)
-
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the detector into a folder: weights as safetensors, all else as JSON.
 
@@ -275,7 +168,7 @@ class D2UE(OutlierMixin, BaseEstimator):
         record = Record(
             self.method_, self.validation_, self.reading_, self.validation_fraction, self.scan_
         )
-        saved.save(folder, self.ensemble_, record)
+        saved.save(folder, run_files(self.ensemble_, scan=self.scan_), record)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: str = "auto") -> D2UE:
@@ -289,6 +182,8 @@ class D2UE(OutlierMixin, BaseEstimator):
             InputError: if there is no detector, or a file does not hold what was written.
         """
         ensemble, record = saved.load(folder, str(resolve_device(device)))
+        if not isinstance(ensemble, Ensemble):
+            raise InputError(f"{folder} holds {ensemble.name}: load it with d2ue.Baseline.load.")
         c, how, scan = ensemble.config, record.reading, record.scan or ScanConfig()
         detector = cls(
             **{name: getattr(c, name) for name in _OF_TRAINING},
@@ -303,22 +198,45 @@ class D2UE(OutlierMixin, BaseEstimator):
             window=scan.window,
             validation_fraction=record.validation_fraction,
         )
-        detector.ensemble_, detector.reading_, detector.scan_ = ensemble, how, scan
-        detector.validation_index_ = np.empty(0, np.int64)
-        if how.n_features is not None:
-            detector.n_features_in_ = how.n_features
-        if how.feature_names is not None:
-            detector.feature_names_in_ = np.array(how.feature_names, dtype=object)
+        detector.scan_ = scan
+        detector._take(ensemble, how)
         return detector._set(record.threshold, record.method, warn=False)
 
+    def _begin(self) -> tuple[int, int, int]:
+        c = self._config()
+        self._check_method(self.method, c.n_learners)
+        return c.image_size, c.batch_size, c.seed
+
     def _config(self) -> TrainConfig:
-        seed = self.random_state
-        if seed is None or isinstance(seed, np.random.RandomState):
-            seed = int(check_random_state(seed).randint(np.iinfo(np.int32).max))
-        values = {"seed": seed} | {name: getattr(self, name) for name in _OF_TRAINING}
+        values = {"seed": self._seed} | {name: getattr(self, name) for name in _OF_TRAINING}
         # numpy's scalars come from a grid search over an array
         plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
         return TrainConfig(**plain)
+
+    def _train(self, images: np.ndarray) -> Ensemble:
+        check_images(config := self._config(), train := _image_set(images))
+        store = None if self.store is None else Store(self.store)
+        return train_ensemble(
+            config, train, device=self.device, progress=self.progress, store=store
+        )
+
+    def _scores(self, model: Ensemble, images: np.ndarray) -> Mapping[str, np.ndarray]:
+        return measure(model, _image_set(images), self.contamination).scores
+
+    def _score(self, images: np.ndarray) -> np.ndarray:
+        self.ensemble_.to(self.device)
+        return image_scores(self.ensemble_, images, self.method_, progress=self.progress)
+
+    def _maps(self, images: np.ndarray) -> np.ndarray:
+        self.ensemble_.to(self.device)
+        return score_maps(self.ensemble_, images, self.method_, progress=self.progress)
+
+    @property
+    def _image_size(self) -> int:
+        return self.ensemble_.config.image_size
+
+    def _check_score(self, method: str) -> None:
+        self._check_method(method, len(self.ensemble_))
 
     @staticmethod
     def _check_method(method: str, n_learners: int) -> None:
@@ -329,72 +247,6 @@ class D2UE(OutlierMixin, BaseEstimator):
                 "more, or take method='ensemble'."
             )
 
-    def _set(self, threshold: Threshold, method: str, *, warn: bool = True) -> D2UE:
-        self.validation_, self.method_ = threshold, method
-        self.threshold_ = threshold.value(method)
-        self.offset_ = -self.threshold_
-        if warn and threshold.shortfall:
-            warnings.warn(threshold.shortfall, UserWarning, stacklevel=3)
-        return self
-
-    def _first_look(self, X: Any) -> tuple[np.ndarray, Reading]:
-        """The images of `fit`, and how all later ones will be read."""
-        how = Reading.stated(self.pixel_range, self.image_shape)
-        for name in ("n_features_in_", "feature_names_in_"):  # of an earlier fit
-            if hasattr(self, name):
-                delattr(self, name)
-        if (paths := as_paths(X)) is not None:
-            if isinstance(paths, str | os.PathLike) and not os.path.isfile(paths):
-                data = load_folder(paths, self.image_size, progress=self.progress, scan=self.scan_)
-                return data.train.images, how
-            return self._load(paths, self.image_size), how
-        values = self._numbers(X, how, reset=True)
-        names = getattr(self, "feature_names_in_", None)
-        how = replace(
-            how.learn(values),
-            n_features=getattr(self, "n_features_in_", None),
-            feature_names=None if names is None else tuple(names.tolist()),
-        )
-        return how.to_images(values, self.image_size), how
-
-    def _images(self, X: Any) -> np.ndarray:
-        """Images to score, uint8 (n, 1, size, size), read as was fixed at `fit`."""
-        check_is_fitted(self)
-        self.ensemble_.to(self.device)
-        return self._read(X, self.reading_, self.ensemble_.config.image_size)
-
-    def _read(self, X: Any, how: Reading, image_size: int) -> np.ndarray:
-        if (paths := as_paths(X)) is not None:
-            how.check_kind(True, "image files")
-            return self._load(paths, image_size)
-        values = self._numbers(X, how, reset=False)
-        how.check_kind(values.dtype == np.uint8, f"an array of {values.dtype}")
-        return how.to_images(values, image_size)
-
-    def _load(self, paths: Any, image_size: int) -> np.ndarray:
-        return load_images(paths, image_size, progress=self.progress, scan=self.scan_).images
-
-    def _numbers(self, X: Any, how: Reading, *, reset: bool) -> np.ndarray:
-        """An array or a table as finite numbers, (n, h, w) or, in colour, (n, h, w, 3)."""
-        X = as_array(X)
-        if X.ndim > 2:
-            return as_stack(np.asarray(X))
-        if X.ndim == 2 and not reset and how.n_features is None and how.image_shape is None:
-            raise InputError(
-                f"The detector was fitted on images and is given a table of shape {X.shape}: give "
-                "a single image as image[None], or fit with image_shape=(height, width)."
-            )
-        try:
-            values = validate_data(self, X, reset=reset, ensure_all_finite=False)
-        except (TypeError, ValueError) as error:  # scikit-learn's sentences, on one line
-            kind = _TypeInputError if isinstance(error, TypeError) else InputError
-            raise kind(" ".join(str(error).split())) from error
-        check_finite(values)
-        black = how.low
-        if reset and not how.given and values.dtype != np.uint8:
-            black = float(values.min())  # as `Reading.learn` will find
-        return as_pictures(values, how.image_shape, black)
-
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and joblib: the learners travel on the CPU, so that any machine can read."""
         state = dict(super().__getstate__())
@@ -402,10 +254,6 @@ class D2UE(OutlierMixin, BaseEstimator):
         if ensemble is not None and ensemble.device.type != "cpu":
             state["ensemble_"] = copy.deepcopy(ensemble).to("cpu")
         return state
-
-
-class _TypeInputError(InputError, TypeError):
-    """A table of things that are not numbers: scikit-learn's tools expect a TypeError."""
 
 
 def _image_set(images: np.ndarray) -> ImageSet:

@@ -21,7 +21,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,14 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from d2ue.config import ScoreConfig
 from d2ue.datasets.arrays import Reading
 from d2ue.datasets.medical import ScanConfig
 from d2ue.detector.threshold import Threshold
+from d2ue.detector.trained import Trained, load_model, scan_of
 from d2ue.ensemble import Ensemble
 from d2ue.errors import InputError
 from d2ue.store.files import damaged, reading, sweep, versions, write_file, writing
-from d2ue.store.runs import LOCK, MANIFEST, load_run, run_files, run_scan, write_run
+from d2ue.store.runs import LOCK, MANIFEST, write_run
 
 DETECTOR = "detector.json"
 FORMAT = "d2ue detector 1"
@@ -63,19 +63,18 @@ class Record:
     scan: ScanConfig | None = None
 
 
-def save(folder: str | os.PathLike[str], ensemble: Ensemble, record: Record) -> None:
+def save(folder: str | os.PathLike[str], files: Mapping[str, bytes], record: Record) -> None:
     """Write a detector into a folder that is new, empty, or holds a detector to be replaced.
 
     Args:
         folder: where to.
-        ensemble: the learners.
+        files: of the run folder that holds what was trained, by name, with a manifest.
         record: all else.
 
     Raises:
         InputError: if the folder holds anything else or cannot be written to; what is there stays.
     """
     target = Path(folder)
-    files = run_files(ensemble, scan=record.scan)
     # The same name means the same bytes: nothing that an older detector.json refers to changes.
     name = f"ensemble-{hashlib.sha256(files[MANIFEST]).hexdigest()[:16]}"
     check_folder(target)
@@ -144,7 +143,7 @@ def _write(folder: Path, record: Record, ensemble: str) -> None:
         write_file(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def load(folder: str | os.PathLike[str], device: str = "auto") -> tuple[Ensemble, Record]:
+def load(folder: str | os.PathLike[str], device: str = "auto") -> tuple[Ensemble | Trained, Record]:
     """Read a detector, checking every file.
 
     Args:
@@ -162,9 +161,10 @@ def load(folder: str | os.PathLike[str], device: str = "auto") -> tuple[Ensemble
                 manifest = (target / name / MANIFEST).read_bytes()
             if hashlib.sha256(manifest).hexdigest() != sha256:
                 raise damaged(target / name / MANIFEST)
+            model = load_model(target / name, device)
             # Detectors of earlier versions have it in the manifest of the run alone.
-            scan = record.scan or run_scan(target / name)
-            return load_run(target / name, device), dataclasses.replace(record, scan=scan)
+            scan = record.scan or scan_of(model, target / name)
+            return model, dataclasses.replace(record, scan=scan)
         except InputError:
             # Was the detector replaced after it was read, and this ensemble removed?
             if _parse(target)[1:] == (name, sha256):
@@ -173,11 +173,11 @@ def load(folder: str | os.PathLike[str], device: str = "auto") -> tuple[Ensemble
 
 def load_any(
     folder: str | os.PathLike[str], device: str = "auto"
-) -> tuple[Ensemble, Record | None]:
+) -> tuple[Ensemble | Trained, Record | None]:
     """A detector, or a run folder without a threshold and None; Args and Raises as for `load`."""
     if (Path(folder) / DETECTOR).exists():
         return load(folder, device)
-    return load_run(folder, device), None
+    return load_model(folder, device), None
 
 
 def check_folder(folder: Path) -> None:
@@ -238,7 +238,7 @@ def _record(content: dict[str, Any]) -> Record:
         for key, values in content["held_out_scores"].items()
     }
     threshold = Threshold(scores, _number(content["contamination"]))
-    method = ScoreConfig(content["method"]).method
+    method = str(content["method"])
     # Both stand there for a reader; what is computed is what counts, and they must agree.
     if content["threshold"] != threshold.value(method) or content["held_out"] != threshold.k:
         raise ValueError("threshold")

@@ -214,7 +214,10 @@ def load_json(content: bytes, path: Path, wanted: str) -> dict[str, Any]:
         manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise damaged(path) from error
-    if not isinstance(manifest, dict) or manifest.get("format") != wanted:
+    kind = manifest.get("format") if isinstance(manifest, dict) else None
+    if kind != wanted:
+        if isinstance(kind, str) and kind.startswith("d2ue "):
+            raise InputError(f"{path} is a {kind!r:.40}, not a {wanted!r}: give another folder.")
         raise InputError(f"{path} was not written by this program: give another folder.")
     return manifest
 

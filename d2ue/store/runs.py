@@ -18,8 +18,9 @@ import hashlib
 import io
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from filelock import FileLock
@@ -81,50 +82,82 @@ def fit_run(
         InputError: if the folder holds anything else; what is there stays as it is.
     """
     run = Path(folder)
+
+    def finished() -> Ensemble | None:
+        if not (run / MANIFEST).exists():
+            return None
+        ensemble = load_run(run, "cpu")
+        if (
+            ensemble.config.as_dict() != config.as_dict()
+            or ensemble.fingerprint != train.fingerprint
+        ):
+            raise other_run(run)
+        return ensemble
+
+    def trained() -> tuple[Ensemble, dict[str, bytes]]:
+        learners = Store(run / UNFINISHED if store is None else store)
+        ensemble = train_ensemble(config, train, device=device, progress=progress, store=learners)
+        return ensemble, run_files(ensemble, data_name=data_name, n_train=len(train), scan=scan)
+
+    ensemble, was_there = fill_run(run, finished, trained, lambda: check_images(config, train))
+    return (ensemble.to(device) if was_there else ensemble), was_there
+
+
+T = TypeVar("T")
+
+
+def fill_run(
+    run: Path,
+    finished: Callable[[], T | None],
+    trained: Callable[[], tuple[T, dict[str, bytes]]],
+    check: Callable[[], None] = lambda: None,
+) -> tuple[T, bool]:
+    """What a run folder holds, or what is trained and written there; one process at a time.
+
+    Args:
+        run: the folder.
+        finished: gives what it holds, or None; refuses something else.
+        trained: gives that anew, and its files; may keep a state in the folder's `UNFINISHED`.
+        check: refuses, before anything is written, what cannot be trained.
+
+    Returns:
+        What is there now, and whether it was before.
+
+    Raises:
+        InputError: if the folder holds anything else; what is there stays as it is.
+    """
     check_run_folder(run)
-    if ensemble := _finished(config, train, run):
-        return ensemble.to(device), True
-    check_images(config, train)
+    if (found := finished()) is not None:
+        # Left by a kill in the last moment.
+        shutil.rmtree(run / UNFINISHED, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (run / LOCK).unlink()
+        return found, True
+    check()
     with writing(run):
         (run / UNFINISHED).mkdir(parents=True, exist_ok=True)  # the mark of a run not yet whole
         lock = FileLock(run / LOCK)
         lock.acquire()
     try:
         # Whoever waited for another process finds the run whole, and its own store gone.
-        if ensemble := _finished(config, train, run):
-            return ensemble.to(device), True
-        learners = Store(run / UNFINISHED if store is None else store)
-        ensemble = train_ensemble(config, train, device=device, progress=progress, store=learners)
-        write_run(run, run_files(ensemble, data_name=data_name, n_train=len(train), scan=scan))
-        return ensemble, False
+        if (found := finished()) is not None:
+            shutil.rmtree(run / UNFINISHED, ignore_errors=True)
+            return found, True
+        made, files = trained()
+        write_run(run, files)
+        return made, False
     finally:
         with contextlib.suppress(OSError):
             (run / LOCK).unlink()
         lock.release()
 
 
-def _finished(config: TrainConfig, train: ImageSet, run: Path) -> Ensemble | None:
-    """The ensemble of these settings and images, where the run folder is whole.
-
-    Raises:
-        InputError: if it holds another one, or is damaged.
-    """
-    if (run / MANIFEST).exists():
-        ensemble = load_run(run, "cpu")
-        if (
-            ensemble.config.as_dict() != config.as_dict()
-            or ensemble.fingerprint != train.fingerprint
-        ):
-            raise InputError(
-                f"{run} holds an ensemble of other settings or other images: "
-                "give --out a new folder, or remove this one."
-            )
-        # Left by a kill in the last moment.
-        shutil.rmtree(run / UNFINISHED, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            (run / LOCK).unlink()
-        return ensemble
-    return None
+def other_run(run: Path) -> InputError:
+    """The sentence for a run folder of something else."""
+    return InputError(
+        f"{run} holds an ensemble of other settings or other images: give --out a new folder, or "
+        "remove this one."
+    )
 
 
 def check_run_folder(folder: str | os.PathLike[str]) -> None:
@@ -206,7 +239,7 @@ def run_files(
     return files | {MANIFEST: json_bytes(manifest)}
 
 
-def write_run(folder: str | os.PathLike[str], files: dict[str, bytes]) -> None:
+def write_run(folder: str | os.PathLike[str], files: Mapping[str, bytes]) -> None:
     """Write the files of a run folder in their order.
 
     Raises:
