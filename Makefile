@@ -43,7 +43,8 @@ figures: setup
 	.venv/bin/d2ue claims figures/brain-mri figures/kermany-cxr --out figures/claims.md
 	.venv/bin/d2ue reproduce audit --out results/audit
 	cp results/audit/cleaned/* figures/brain-mri/cleaned
-	rm -r results/audit figures/*/table*/*.ipynb figures/*/ablations/*.ipynb
+	.venv/bin/d2ue reproduce baselines --out figures/baselines
+	rm -r results/audit figures/baselines/*.ipynb figures/baselines/parameters.json figures/baselines/*.md figures/*/table*/*.ipynb figures/*/ablations/*.ipynb
 
 # Hostile files, settings and archives: 2000 cases of each kind (half an hour); make test tries 60.
 fuzz: setup

@@ -33,6 +33,7 @@ NOTEBOOKS = {
     "diversity": "06_diversity.ipynb",
     "exercises": "07_exercises.ipynb",
     "solutions": "08_solutions.ipynb",
+    "baselines": "09_baselines.ipynb",
     "table1": "11_table1.ipynb",
     "table2": "12_table2.ipynb",
     "table3": "13_table3.ipynb",
