@@ -189,6 +189,22 @@ def test_losses_of_ganomaly_by_hand():
     assert ganomaly.discriminator_loss(nothing, nothing).item() == pytest.approx(math.log(2))
 
 
+def test_batch_norm_at_test(images):
+    """Training mode mixes batch mates, evaluation mode and an image's own statistics do not."""
+    train, test = images
+    model = ganomaly.train(train, tiny("ganomaly"), Job())
+    scores = ganomaly.score(model, test)[0]
+    x = test.float() / 127.5 - 1
+    model.train()
+    with torch.no_grad():
+        apart = [(z - z2).square().mean().item() for _, z, z2 in map(model, x.split(1))]
+        _, z, z2 = model(x)
+    np.testing.assert_allclose(scores["per_image"], apart, rtol=1e-4)
+    together = (z - z2).square().mean((1, 2, 3))
+    assert not torch.allclose(together, scores["per_image"], rtol=0.01)
+    assert not torch.allclose(scores["score"], scores["per_image"], rtol=0.01)
+
+
 # --- f-AnoGAN ---
 
 
@@ -402,6 +418,19 @@ def test_students_learn_normal_images(name, images):
         module.train(train, dataclasses.replace(preset, epochs=12), Job()), normal
     )[0]["score"]
     assert (after < before).all()
+
+
+@needs_weights
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if hasattr(m.module, "teachers")])
+def test_what_is_known_of_a_teacher_stays_true(name, images):
+    """Training changes nothing of it, so features computed once are those of every epoch."""
+    train = images[0]
+    model = METHODS[name].module.train(train, tiny(name), Job())
+    as_loaded = teachers.load("lite0").state_dict()
+    assert all(torch.equal(as_loaded[k], v) for k, v in model.teacher.state_dict().items())
+    whole, some = (teachers.features(model.teacher, x, 4) for x in (train, train[5:8]))
+    for level, part in zip(whole, some, strict=True):
+        torch.testing.assert_close(level[5:8], part, rtol=1e-4, atol=1e-4)
 
 
 @needs_weights

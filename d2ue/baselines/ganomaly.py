@@ -9,7 +9,8 @@ scores the distance of its two codes.
 
 Facts by the released code (samet-akcay/ganomaly, MIT), which takes the mean square of the codes
 where the paper has the L1 norm, and trains the discriminator to tell real from fake. That code
-tests in training mode, so that a score depends on the batch; here BatchNorm is in evaluation mode.
+tests in training mode, so that a score depends on the batch. Here BatchNorm is in evaluation mode;
+"per_image" is what training mode gives an image that is a batch of its own, as the authors advise.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 #: What is trained, from a preset: with weights of its own until it is.
 NETWORK = Ganomaly
 #: Names of its scores; the first is the method\'s own.
-SCORES = ("score", "error")
+SCORES = ("score", "error", "per_image")
 
 
 def train(images: Tensor, preset: Preset, job: Job) -> Ganomaly:
@@ -142,20 +143,35 @@ def train(images: Tensor, preset: Preset, job: Job) -> Ganomaly:
     return model.eval()
 
 
+def _per_image(layers: nn.Sequential, x: Tensor) -> Tensor:
+    """Layers with each image's own mean and variance in BatchNorm; nothing is remembered."""
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm2d):
+            x = F.instance_norm(x, weight=layer.weight, bias=layer.bias, eps=layer.eps)
+        else:
+            x = layer(x)
+    return x
+
+
 @torch.no_grad()
 def score(model: Ganomaly, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Scores of images, higher = more abnormal.
 
     Returns:
-        By name float32 [n]: "score", the mean square of the codes' difference (the method's), and
-        "error", the mean |x - x'|; and |x - x'| as maps, float32 [n, H, W], 0 to 2.
+        By name float32 [n]: "score", the mean square of the codes' difference (the method's),
+        "error", the mean |x - x'|, and "per_image", as above; and |x - x'| as maps, float32
+        [n, H, W], 0 to 2.
     """
     device = next(model.parameters()).device
-    scores, maps = [], []
+    scores, alone, maps = [], [], []
     for pixels in images.split(64):
         x = pixels.to(device, torch.float32) / 127.5 - 1
         fake, z, z2 = model(x)
         scores.append((z - z2).square().mean((1, 2, 3)).cpu())
         maps.append((x - fake).abs()[:, 0].cpu())
+        z = _per_image(model.encoder, x)
+        z2 = _per_image(model.second, _per_image(model.decoder, z))
+        alone.append((z - z2).square().mean((1, 2, 3)).cpu())
     whole = torch.cat(maps)
-    return {"score": torch.cat(scores), "error": whole.mean((1, 2))}, whole
+    named = {"score": torch.cat(scores), "error": whole.mean((1, 2)), "per_image": torch.cat(alone)}
+    return named, whole
