@@ -1,8 +1,7 @@
-"""Folders of images: the pixels, the names, every refusal in one sentence, fuzzing."""
+"""Folders of images: the pixels, the names, every refusal in one sentence."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -17,24 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image, features
 
 from d2ue.datasets.decode import decode_image
 from d2ue.datasets.folder import load_folder, load_images
 from d2ue.errors import InputError
 
-THOROUGH = settings.get_current_profile_name() == "fuzz"  # as in test_fuzz, with the same knob
-FUZZ = (
-    settings.get_profile("fuzz")
-    if THOROUGH
-    else settings(
-        max_examples=200,
-        deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    )
-)
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")  # of damaged metadata
 no_root = pytest.mark.skipif(AS_ROOT, reason="root may read and write everything")
@@ -780,108 +767,6 @@ def test_memory_is_the_pixels_and_little_else(tmp_path):
     unit = 1 if sys.platform == "darwin" else 1024
     assert int(result.stdout) * unit / n < 5 * 1024
     assert resource
-
-
-# --------------------------------------------------------------------------- fuzzing
-
-
-def fine_or_refused(call, *args) -> None:
-    """Success or one sentence; anything else is a traceback that a person would see."""
-    with contextlib.suppress(InputError):
-        call(*args)
-        return
-    sentence(call, *args)
-
-
-NAMES = st.sampled_from(["a.png", "b.png", "n.png", "x.png", "./a.png", "..", "/x", "", "no.png"])
-LISTS = st.lists(NAMES | st.text(max_size=5) | st.none() | st.floats() | st.integers(), max_size=4)
-LEAVES = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5) | LISTS
-KEYS = st.sampled_from(["0", "1", "train", "test", "unlabeled"]) | st.text(max_size=3)
-ANYTHING = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner))
-SECTION = st.dictionaries(KEYS, LISTS | ANYTHING, max_size=3)
-SPLITS = st.fixed_dictionaries(
-    {}, optional={"train": SECTION | ANYTHING, "test": SECTION | ANYTHING}
-)
-VALID = json.dumps({"train": {"0": ["a.png", "b.png"]}, "test": {"0": ["n.png"], "1": ["x.png"]}})
-
-
-@pytest.fixture(scope="module")
-def split_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("split")
-    return write_split(folder, ["a.png", "b.png"], ["n.png"], ["x.png"])
-
-
-@FUZZ
-@given(data=SPLITS | ANYTHING)
-def test_fuzz_data_json_structure(split_folder, data):
-    (split_folder / "data.json").write_text(json.dumps(data))
-    fine_or_refused(load_folder, split_folder, 4)
-    fine_or_refused(load_images, split_folder, 4)
-
-
-@FUZZ
-@given(
-    text=st.text(max_size=60) | st.binary(max_size=60),
-    at=st.integers(0, len(VALID)),
-    gone=st.integers(0, 20),
-)
-def test_fuzz_data_json_bytes(split_folder, text, at, gone):
-    middle = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-    content = VALID[:at].encode() + middle + VALID[at + gone :].encode()
-    (split_folder / "data.json").write_bytes(content)
-    fine_or_refused(load_folder, split_folder, 4)
-
-
-def seeds() -> list[bytes]:
-    """Small real pictures of many formats and modes, to be damaged."""
-    found = []
-    colour = Image.fromarray(noise(size=(12, 10), channels=3))
-    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "LAB", "I;16", "F"):
-        for kind in ("PNG", "JPEG", "TIFF", "GIF", "BMP", "PPM", "WEBP", "JPEG2000", "TGA", "PCX"):
-            with contextlib.suppress(Exception):
-                stream = io.BytesIO()
-                (colour.convert("L") if mode in ("I;16", "F") else colour).convert(mode).save(
-                    stream, kind
-                )
-                found.append(stream.getvalue())
-    for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "group4"):
-        with contextlib.suppress(Exception):
-            stream = io.BytesIO()
-            colour.convert("1" if compression == "group4" else "RGB").save(
-                stream, "TIFF", compression=compression
-            )
-            found.append(stream.getvalue())
-    return [*found, many_frames("GIF"), many_frames("TIFF"), many_frames("PNG"), tiff(16, 3)]
-
-
-SEEDS = seeds()
-
-
-@pytest.mark.parametrize("extension", ["png", "tga", "tif"])
-@FUZZ
-@given(content=st.binary(max_size=300))
-def test_fuzz_random_bytes(tmp_path, extension, content):
-    (tmp_path / f"x.{extension}").write_bytes(content)
-    fine_or_refused(decode_image, tmp_path / f"x.{extension}", 8)
-
-
-@FUZZ
-@given(
-    seed=st.sampled_from(range(len(SEEDS))),
-    flips=st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=8),
-    header=st.booleans(),
-    cut=st.none() | st.integers(0),
-    extension=st.sampled_from(["png", "jpg", "tif", "tga", "pcx"]),
-)
-def test_fuzz_damaged_pictures(tmp_path, seed, flips, header, cut, extension):
-    content = bytearray(SEEDS[seed])
-    for place, value in flips:
-        # Half of the cases hit the first bytes, where sizes and depths are.
-        content[place % min(len(content), 64 if header else len(content))] = value
-    if cut is not None:
-        del content[cut % len(content) :]
-    (tmp_path / f"x.{extension}").write_bytes(content)
-    fine_or_refused(decode_image, tmp_path / f"x.{extension}", 8)
 
 
 # --------------------------------------------------------------------------- real images

@@ -2,7 +2,7 @@
 
 A normal run tries a few dozen cases a kind. Thousands, with a limit of time for each:
 
-    python -m pytest tests/test_fuzz.py tests/test_folder.py -k fuzz --hypothesis-profile=fuzz
+    python -m pytest tests/test_fuzz.py -k fuzz --hypothesis-profile=fuzz
 """
 
 import contextlib
@@ -167,11 +167,12 @@ def pictures() -> list[bytes]:
         found.append(stream.getvalue())
 
     for mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "F"):
-        for kind in ("PNG", "JPEG", "TIFF", "GIF", "BMP", "PPM", "WEBP", "JPEG2000", "TGA", "ICO"):
+        for kind in ("PNG", "JPEG", "TIFF", "GIF", "BMP", "PPM", "WEBP", "JPEG2000", "TGA", "PCX"):
             with contextlib.suppress(Exception):  # not every format has every mode
                 keep(deep if mode == "I;16" else colour.convert(mode), kind)
-    for compression in ("tiff_lzw", "tiff_adobe_deflate"):
-        keep(colour, "TIFF", compression=compression)
+    for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "group4"):
+        image = colour.convert("1") if compression == "group4" else colour
+        keep(image, "TIFF", compression=compression)
     for kind in ("GIF", "TIFF", "PNG", "WEBP"):
         keep(colour, kind, **several)
     return found
@@ -181,11 +182,15 @@ PICTURES = pictures()
 
 
 @FUZZ
-@given(content=st.builds(damaged, st.sampled_from(PICTURES), DAMAGE))
-def test_fuzz_pictures(tmp_path, content):
+@given(
+    content=st.builds(damaged, st.sampled_from(PICTURES), DAMAGE) | st.binary(max_size=300),
+    extension=st.sampled_from(["png", "jpg", "tif", "tga", "pcx"]),
+)
+def test_fuzz_pictures(tmp_path_factory, content, extension):
     """In a folder with a whole one: the pixels, or a sentence that names the file."""
-    files = {"a.png": content, "b.png": PICTURES[1]}
-    found = read(tmp_path, files, load_folder, tmp_path, 8, progress=False)
+    folder = tmp_path_factory.mktemp("pictures")
+    files = {f"a.{extension}": content, "b.png": PICTURES[1]}
+    found = read(folder, files, load_folder, folder, 8, progress=False)
     assert found is None or found.train.images.shape == (2, 1, 8, 8)
 
 
