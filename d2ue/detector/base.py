@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from abc import abstractmethod
@@ -25,6 +26,7 @@ from d2ue.datasets.arrays import (
 )
 from d2ue.datasets.folder import load_folder, load_images
 from d2ue.datasets.medical import ScanConfig
+from d2ue.detector import saved
 from d2ue.detector.threshold import Threshold, check_contamination, check_scores, hold_out
 from d2ue.ensemble import resolve_device
 from d2ue.errors import InputError
@@ -76,6 +78,10 @@ class Detector(OutlierMixin, BaseEstimator):
     @abstractmethod
     def _maps(self, images: np.ndarray) -> np.ndarray:
         """Their maps, (n, 1, size, size)."""
+
+    @abstractmethod
+    def _files(self) -> dict[str, bytes]:
+        """The files of a run folder with what was trained."""
 
     @property
     @abstractmethod
@@ -169,6 +175,43 @@ class Detector(OutlierMixin, BaseEstimator):
         threshold = Threshold(self.validation_.scores, contamination)
         self.contamination, self.method = contamination, method
         return self._set(threshold, method)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the detector into a folder: weights as safetensors, all else as JSON.
+
+        Stopped at any moment, the folder holds the old detector or the new one, whole.
+
+        Args:
+            folder: new, empty, or holding a saved detector, which is replaced.
+
+        Raises:
+            InputError: if the folder holds anything else or cannot be written to.
+            NotFittedError: before `fit`.
+        """
+        check_is_fitted(self)
+        record = saved.Record(
+            self.method_, self.validation_, self.reading_, self.validation_fraction, self.scan_
+        )
+        saved.save(folder, self._files(), record)
+
+    @staticmethod
+    def _kept(record: saved.Record) -> dict[str, Any]:
+        """The parameters that a saved detector's record holds, by name."""
+        how, scan = record.reading, record.scan or ScanConfig()
+        return {
+            "contamination": record.threshold.contamination,
+            "method": record.method,
+            "image_shape": how.image_shape,
+            "pixel_range": (how.low, how.high) if how.given else None,
+            **dataclasses.asdict(scan),
+            "validation_fraction": record.validation_fraction,
+        }
+
+    def _restore(self, model: Any, record: saved.Record) -> Self:
+        """Be as the detector that was saved."""
+        self.scan_ = record.scan or ScanConfig()
+        self._take(model, record.reading)
+        return self._set(record.threshold, record.method, warn=False)
 
     def _set(self, threshold: Threshold, method: str, *, warn: bool = True) -> Self:
         self.threshold_ = threshold.value(method)

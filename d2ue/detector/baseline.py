@@ -13,10 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from d2ue.baselines import find_method
-from d2ue.datasets.medical import ScanConfig
 from d2ue.datasets.types import ImageSet
 from d2ue.detector import saved
 from d2ue.detector.base import Detector
@@ -81,14 +79,6 @@ class Baseline(Detector):
         self.validation_fraction = validation_fraction
         self.progress = progress
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the detector into a folder; as `d2ue.D2UE.save`."""
-        check_is_fitted(self)
-        record = saved.Record(
-            self.method_, self.validation_, self.reading_, self.validation_fraction, self.scan_
-        )
-        saved.save(folder, self.trained_.files(), record)
-
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: str = "auto") -> Baseline:
         """Read a detector; as `d2ue.D2UE.load`.
@@ -99,27 +89,17 @@ class Baseline(Detector):
         model, record = saved.load(folder, device)
         if not isinstance(model, Trained):
             raise InputError(f"{folder} holds an ensemble: load it with d2ue.D2UE.load.")
-        how, scan = record.reading, record.scan or ScanConfig()
         presets = model.method.presets.items()
         own = [n for n, p in presets if replace(p, epochs=model.preset.epochs) == model.preset]
         detector = cls(
             model.name,
             own[0] if own else "small",
-            method=record.method,
             epochs=model.preset.epochs,
             random_state=model.seed,
             device=device,
-            contamination=record.threshold.contamination,
-            image_shape=how.image_shape,
-            pixel_range=(how.low, how.high) if how.given else None,
-            slices=scan.slices,
-            axis=scan.axis,
-            window=scan.window,
-            validation_fraction=record.validation_fraction,
+            **cls._kept(record),
         )
-        detector.scan_ = scan
-        detector._take(model, how)
-        return detector._set(record.threshold, record.method, warn=False)
+        return detector._restore(model, record)
 
     def _settings(self) -> Any:
         presets = find_method(self.name).presets
@@ -155,6 +135,9 @@ class Baseline(Detector):
     def _maps(self, images: np.ndarray) -> np.ndarray:
         self.trained_.network.to(resolve_device(self.device))
         return self.trained_.maps(images)
+
+    def _files(self) -> dict[str, bytes]:
+        return self.trained_.files()
 
     @property
     def _image_size(self) -> int:

@@ -18,14 +18,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from d2ue.config import ScoreConfig, TrainConfig
-from d2ue.datasets.medical import ScanConfig
 from d2ue.datasets.types import ImageSet
 from d2ue.detector import saved
 from d2ue.detector.base import Detector
-from d2ue.detector.saved import Record
 from d2ue.detector.threshold import measure, methods_of
 from d2ue.ensemble import Ensemble, resolve_device, train_ensemble
 from d2ue.errors import InputError
@@ -152,24 +149,6 @@ class D2UE(Detector):
         self.store = store
         self.progress = progress
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the detector into a folder: weights as safetensors, all else as JSON.
-
-        Stopped at any moment, the folder holds the old detector or the new one, whole.
-
-        Args:
-            folder: new, empty, or holding a saved detector, which is replaced.
-
-        Raises:
-            InputError: if the folder holds anything else or cannot be written to.
-            NotFittedError: before `fit`.
-        """
-        check_is_fitted(self)
-        record = Record(
-            self.method_, self.validation_, self.reading_, self.validation_fraction, self.scan_
-        )
-        saved.save(folder, run_files(self.ensemble_, scan=self.scan_), record)
-
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: str = "auto") -> D2UE:
         """Read a detector; nothing is unpickled and every file is checked against its hash.
@@ -184,23 +163,10 @@ class D2UE(Detector):
         ensemble, record = saved.load(folder, str(resolve_device(device)))
         if not isinstance(ensemble, Ensemble):
             raise InputError(f"{folder} holds {ensemble.name}: load it with d2ue.Baseline.load.")
-        c, how, scan = ensemble.config, record.reading, record.scan or ScanConfig()
-        detector = cls(
-            **{name: getattr(c, name) for name in _OF_TRAINING},
-            random_state=c.seed,
-            device=device,
-            contamination=record.threshold.contamination,
-            method=record.method,
-            image_shape=how.image_shape,
-            pixel_range=(how.low, how.high) if how.given else None,
-            slices=scan.slices,
-            axis=scan.axis,
-            window=scan.window,
-            validation_fraction=record.validation_fraction,
-        )
-        detector.scan_ = scan
-        detector._take(ensemble, how)
-        return detector._set(record.threshold, record.method, warn=False)
+        c = ensemble.config
+        own = {name: getattr(c, name) for name in _OF_TRAINING}
+        detector = cls(**own, random_state=c.seed, device=device, **cls._kept(record))
+        return detector._restore(ensemble, record)
 
     def _begin(self) -> tuple[int, int, int]:
         c = self._config()
@@ -230,6 +196,9 @@ class D2UE(Detector):
     def _maps(self, images: np.ndarray) -> np.ndarray:
         self.ensemble_.to(self.device)
         return score_maps(self.ensemble_, images, self.method_, progress=self.progress)
+
+    def _files(self) -> dict[str, bytes]:
+        return run_files(self.ensemble_, scan=self.scan_)
 
     @property
     def _image_size(self) -> int:
