@@ -17,7 +17,7 @@
 # The paper's Table 1 compares D2UE with twelve methods on five data sets, by AUC and average precision (AP). This page has its rows of these autoencoders and, as far as they were run, those of other people's networks:
 #
 # - **AE**, **MemAE** and **AEU** are single learners scored by their reconstruction error; **DDAD** is the output-space uncertainty of three AEU; **Ours** is repulsion (RAR) with dual-space uncertainty (DSU).
-# - **RDAD**, **Multi-ST** and **Ganomaly** are built in [`d2ue/baselines`](../d2ue/baselines), a file a method. *small* is our preset for a laptop, 64 x 64 pixels and a small frozen network, so the paper's value does not stand beside it; *published* has the released code's settings. `d2ue reproduce table1 --baselines all` trains the small ones.
+# - **The other six methods** are built in [`d2ue/baselines`](../d2ue/baselines), a file a method ([09_baselines](09_baselines.ipynb) says what each compares). *small* is our preset for a laptop, 64 x 64 pixels and a small frozen network, so the paper's value does not stand beside it; *published* has the released code's settings. `d2ue reproduce table1 --baselines all` trains the small ones.
 # - **5 nearest neighbours** and **Mahalanobis distance** look up the same frozen network's features and learn nothing: a method with that teacher that does not beat them has learned nothing either.
 # - f-AnoGAN, IGD and DeSTSeg are not built; `d2ue.experiments.paper.TABLE1` holds their published values.
 #
@@ -30,7 +30,7 @@ results: str = "kept"  # store to train into, or export to read; kept: the proje
 seeds: str = "5"  # how many, or which, separated by commas
 epochs: int = 250  # passes over the training images
 batch_size: int = 64  # images a step
-baselines: str = ""  # other methods to train too: rdad, multi-st, ganomaly, neighbours, or all
+baselines: str = ""  # other methods to train too: rdad, igd, multi-st, ... or all
 precision: str = "float32"  # of products: float32, tf32 (CUDA) or bf16; results name it
 n_train: int = 0  # training images, drawn once; 0 for all
 n_test: int = 0  # test images likewise

@@ -133,3 +133,8 @@ def test_from_the_command_line(data, tmp_path):
         with pytest.raises(d2ue.InputError, match=words):
             command(*arguments)
     assert Path(run, "detector.json").exists()
+    for method, words in (("rdad", "rdad needs 16 normal images"), ("vae", "no baseline 'vae'")):
+        few = write_folder(data.train.select(range(9)), tmp_path / "few")
+        with pytest.raises(d2ue.InputError, match=words):
+            command("fit", few, "--method", method, "--out", tmp_path / "never")
+        assert not (tmp_path / "never").exists()

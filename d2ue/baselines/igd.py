@@ -191,7 +191,8 @@ def train(images: Tensor, preset: Preset, job: Job) -> Interpolated:
                 model.centre.copy_(new)
         for index in batches(len(images), preset.batch_size, draw):
             flips = (torch.rand(len(index), generator=draw) < 0.5).long()
-            pixels = torch.where(flips.view(-1, 1, 1, 1) > 0, images.flip(-1)[index], images[index])
+            pixels = images[index]
+            pixels = torch.where(flips.view(-1, 1, 1, 1) > 0, pixels.flip(-1), pixels)
             x = pixels.to(job.device, torch.float32) / 127.5 - 1
             z = model.linear(both[flips, index])
             share = (torch.rand(len(x), 1, generator=draw) / 2).to(job.device)

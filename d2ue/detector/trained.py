@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from d2ue.baselines import Job, Method, find_method
+from d2ue.baselines import Job, Method, find_method, teachers
 from d2ue.datasets.medical import ScanConfig
 from d2ue.datasets.types import ImageSet
 from d2ue.ensemble import Ensemble, resolve_device
@@ -119,15 +119,24 @@ def train(
     Raises:
         InputError: if the images are too few or not of its size, or its teacher is not there.
     """
-    method, size = find_method(name), images.images.shape[-1]
-    if size != preset.image_size:
-        raise InputError(f"{method.title} takes images of {preset.image_size} pixels, not {size}.")
-    where = str(resolve_device(device))
+    method, where = find_method(name), str(resolve_device(device))
+    _check(name, preset, images)
     total = max(1, preset.epochs)
     with progress_bar(total=total, desc=method.title, unit="epoch", disable=not progress) as bar:
         job = Job(seed, where, keep, bar.update)
         network = method.module.train(torch.from_numpy(images.images), preset, job)
     return Trained(name, preset, seed, network, images.fingerprint, len(images), scan)
+
+
+def _check(name: str, preset: Any, images: ImageSet) -> None:
+    """Refuse, before anything is computed or written, what cannot be trained."""
+    size, least = images.images.shape[-1], getattr(preset, "batch_size", 1)
+    if size != preset.image_size:
+        raise InputError(f"{name} takes images of {preset.image_size} pixels a side, not {size}.")
+    if len(images) < least:
+        raise InputError(f"{name} needs {least} normal images to train on, not {len(images)}.")
+    if hasattr(preset, "teacher"):
+        teachers.fetch(preset.teacher)
 
 
 def fit_baseline(
@@ -165,7 +174,7 @@ def fit_baseline(
         made = train(name, preset, images, seed=seed, device=device, keep=keep, scan=scan)
         return made, made.files()
 
-    return fill_run(run, finished, trained)
+    return fill_run(run, finished, trained, lambda: _check(name, preset, images))
 
 
 def load_model(folder: str | os.PathLike[str], device: str = "auto") -> Ensemble | Trained:
