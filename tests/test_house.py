@@ -21,10 +21,6 @@ LAYERS = [
     ["__main__", "saved"],
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
-#: Files that are still longer than 500 lines.
-LONG = {
-    "datasets/phantom.py",
-}
 
 
 def module_of(path: Path) -> str:
@@ -98,9 +94,4 @@ def test_no_private_name_is_imported():
 def test_files_are_short():
     most = {f"d2ue.{name}": 250 if name == "plain" else 350 for name in METHOD}
     lines = {module: len(path.read_text().splitlines()) for module, path in FILES.items()}
-    long = {
-        str(FILES[module].relative_to(ROOM))
-        for module, length in lines.items()
-        if length > most.get(module, 500)
-    }
-    assert long == LONG
+    assert not {m: n for m, n in lines.items() if n > most.get(m, 500)}

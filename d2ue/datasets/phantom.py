@@ -38,6 +38,7 @@ from d2ue.progress import bar as progress_bar
 
 Array = np.ndarray
 Pair = tuple[float, float]
+Rng = np.random.Generator
 
 MIN_IMAGE_SIZE = 16  # below, most lesions are smaller than a pixel
 _FINE = 64  # smaller images are drawn at this many pixels or more, then averaged: no edge is lost
@@ -81,33 +82,27 @@ def phantom(
     """
     if kind not in _KINDS:
         raise InputError(f"kind must be one of {', '.join(_KINDS)}, not {kind!r}.")
-    counts = {
-        "n_train": n_train,
-        "n_test_normal": n_test_normal,
-        "n_test_abnormal": n_test_abnormal,
-    }
-    for name, value in (counts | {"seed": seed}).items():
+    counts = n_train, n_test_normal, n_test_abnormal
+    names = "n_train", "n_test_normal", "n_test_abnormal", "seed"
+    for name, value in zip(names, (*counts, seed), strict=True):
         _check_whole(name, value, 0)
     _check_whole("image_size", image_size, MIN_IMAGE_SIZE)
     _check_between("lesion_contrast", lesion_contrast, 0.0, 2.0)
     _check_between("lesion_size", lesion_size, 0.25, 3.0)
 
-    plan = [(s, i) for s, n in zip(_SPLITS, counts.values(), strict=True) for i in range(n)]
+    plan = [(s, i) for s, n in zip(_SPLITS, counts, strict=True) for i in range(n)]
     images = np.empty((len(plan), 1, image_size, image_size), np.uint8)
     masks = np.empty(images.shape, bool)
     bar = progress_bar(plan, desc="drawing phantoms", delay=2, leave=False, disable=not progress)
     for row, (split, i) in enumerate(bar):
-        images[row, 0], masks[row, 0] = _render(
-            kind, split, i, image_size, seed, lesion_contrast, lesion_size
-        )
-    names = tuple(f"{'train-normal' if s == 'train' else s}-{i:04d}" for s, i in plan)
+        drawn = _render(kind, split, i, image_size, seed, lesion_contrast, lesion_size)
+        images[row, 0], masks[row, 0] = drawn
+    called = tuple(f"{'train-normal' if s == 'train' else s}-{i:04d}" for s, i in plan)
     labels = np.array([ABNORMAL if s == "test-abnormal" else NORMAL for s, _ in plan], np.int8)
-    whole = ImageSet(images, names, labels, masks)
-    return Dataset(
-        name="phantom" if kind == "head" else f"phantom-{kind}",
-        train=whole.select(slice(0, n_train)),
-        test=whole.select(slice(n_train, None)) if len(plan) > n_train else None,
-    )
+    whole = ImageSet(images, called, labels, masks)
+    test = whole.select(slice(n_train, None)) if len(plan) > n_train else None
+    name = "phantom" if kind == "head" else f"phantom-{kind}"
+    return Dataset(name=name, train=whole.select(slice(0, n_train)), test=test)
 
 
 def _check_whole(name: str, value: int, least: int) -> None:
@@ -126,10 +121,8 @@ def _render(
     """One image, uint8 (size, size), and its mask, bool (size, size)."""
     key = (tuple(_KINDS).index(kind), _SPLITS.index(split), index)
     # Four streams, so that a lesion changes nothing in the anatomy and the size only the noise.
-    anatomy_rng, lesion_rng, machine_rng, noise_rng = (
-        np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(*key, part))))
-        for part in range(4)
-    )
+    seeds = [np.random.SeedSequence(seed, spawn_key=(*key, part)) for part in range(4)]
+    anatomy_rng, lesion_rng, machine_rng, noise_rng = (Rng(np.random.PCG64(s)) for s in seeds)
     draw_body, draw_lesion, acquire = _KINDS[kind]
     fine = size * math.ceil(_FINE / size)
     centres = (np.arange(fine) + 0.5) * (2.0 / fine) - 1.0
@@ -150,9 +143,6 @@ def _shrink(picture: Array, size: int) -> Array:
     """(size, size): means over the square blocks of a picture that is a multiple as large."""
     block = len(picture) // size
     return picture.reshape(size, block, size, block).mean(axis=(1, 3))
-
-
-# ----------------------------------------------------------------------------- drawing
 
 
 @dataclass(frozen=True)
@@ -185,7 +175,7 @@ class _Canvas:
     picture: Array
     u: Array
     v: Array
-    rng: np.random.Generator
+    rng: Rng
 
     def paint(self, cover: Array, value: float | Array) -> None:
         """Put `value` over the picture where, and as far as, `cover` (0 to 1) says."""
@@ -233,7 +223,7 @@ def _ellipse(
     return _inside((rho - 1.0) * min(radii), blur)
 
 
-def _outline(u: Array, v: Array, rng: np.random.Generator, amount: float) -> Array:
+def _outline(u: Array, v: Array, rng: Rng, amount: float) -> Array:
     """Radius, by direction, of a closed curve around (0, 0) that is not quite round; about 1."""
     theta = np.arctan2(v, u)
     amplitudes, phases = rng.normal(0.0, amount, 4), rng.uniform(0.0, 2.0 * np.pi, 4)
@@ -241,7 +231,7 @@ def _outline(u: Array, v: Array, rng: np.random.Generator, amount: float) -> Arr
     return np.maximum(0.5, 1.0 + sum(a / k * np.cos(k * theta + p) for k, a, p in waves))
 
 
-def _new_canvas(x: Array, y: Array, rng: np.random.Generator, radii: Pair, tilt: float) -> _Canvas:
+def _new_canvas(x: Array, y: Array, rng: Rng, radii: Pair, tilt: float) -> _Canvas:
     """Black, with a body of half-width and half-height `radii`, a little shifted and turned."""
     (dx, dy), angle = rng.normal(0.0, 0.018, 2), rng.normal(0.0, tilt)
     cos, sin = np.cos(angle), np.sin(angle)
@@ -252,7 +242,7 @@ def _new_canvas(x: Array, y: Array, rng: np.random.Generator, radii: Pair, tilt:
 # ----------------------------------------------------------------------------- head
 
 
-def _head(x: Array, y: Array, rng: np.random.Generator) -> _Body:
+def _head(x: Array, y: Array, rng: Rng) -> _Body:
     """A T1-weighted slice: fat bright, white matter lighter than grey, fluid and bone dark.
 
     `level` is the height of the slice: 0 through the basal ganglia, 1 near the vertex.
@@ -342,7 +332,7 @@ def _vessels(canvas: _Canvas, brain: Array) -> None:
         canvas.paint(canvas.between(0.3, 0.9) * spot * brain, value)
 
 
-def _head_lesion(body: _Body, rng: np.random.Generator, scale: float) -> tuple[Array, Array]:
+def _head_lesion(body: _Body, rng: Rng, scale: float) -> tuple[Array, Array]:
     """Brightness and cover of a tumour (bright; core or oedema dark) or a dark cyst or infarct."""
     angle, radius = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(0.35, 0.75)
     du, dv = body.u - radius * np.cos(angle), body.v - radius * np.sin(angle)
@@ -361,9 +351,7 @@ def _head_lesion(body: _Body, rng: np.random.Generator, scale: float) -> tuple[A
     return canvas.picture, cover * body.organ
 
 
-def _scan(
-    picture: Array, x: Array, y: Array, rng: np.random.Generator, noise_rng: np.random.Generator
-) -> Array:
+def _scan(picture: Array, x: Array, y: Array, rng: Rng, noise_rng: Rng) -> Array:
     """What a magnetic resonance scanner makes of it: coil shading, window, Rician noise."""
     slope_x, slope_y = rng.normal(0.0, 0.12, 2)
     shading = 1.0 + slope_x * x + slope_y * y - rng.uniform(0.0, 0.2) * (x * x + y * y)
@@ -375,7 +363,7 @@ def _scan(
 # ----------------------------------------------------------------------------- chest
 
 
-def _chest(x: Array, y: Array, rng: np.random.Generator) -> _Body:
+def _chest(x: Array, y: Array, rng: Rng) -> _Body:
     """A frontal radiograph: what absorbs is bright (bone, heart, abdomen), air is dark."""
     radii = (rng.uniform(0.78, 0.98), rng.uniform(0.85, 1.02))
     canvas = _new_canvas(x, y, rng, radii, tilt=0.05)
@@ -386,8 +374,7 @@ def _chest(x: Array, y: Array, rng: np.random.Generator) -> _Body:
     centre = _heart(canvas, floor, soft + rng.uniform(0.12, 0.28))
     bones = _spine(canvas) + _ribs(canvas) + _clavicles(canvas)
     _marker_gas_scars(canvas, x, y, floor)
-    organ = lungs * (1.0 - centre)
-    return _Body(canvas.picture, bones, organ, canvas.u, canvas.v, air, floor)
+    return _Body(canvas.picture, bones, lungs * (1.0 - centre), canvas.u, canvas.v, air, floor)
 
 
 def _torso(canvas: _Canvas, soft: float) -> None:
@@ -474,12 +461,10 @@ def _marker_gas_scars(canvas: _Canvas, x: Array, y: Array, floor: float) -> None
         canvas.paint(canvas.between(0.3, 0.9) * spot, canvas.between(0.55, 0.95))
 
 
-def _chest_lesion(body: _Body, rng: np.random.Generator, scale: float) -> tuple[Array, Array]:
+def _chest_lesion(body: _Body, rng: Rng, scale: float) -> tuple[Array, Array]:
     """Brightness and cover of a mass, consolidation, effusion (bright), bulla or pneumothorax."""
-    finding = rng.choice(
-        ("mass", "consolidation", "effusion", "bulla", "pneumothorax"),
-        p=(0.2, 0.2, 0.15, 0.23, 0.22),
-    )
+    findings = ("mass", "consolidation", "effusion", "bulla", "pneumothorax")
+    finding = rng.choice(findings, p=(0.2, 0.2, 0.15, 0.23, 0.22))
     side = rng.choice((-1.0, 1.0))
     out, v = side * body.u, body.v
     bright = finding in ("mass", "consolidation", "effusion")
@@ -499,9 +484,7 @@ def _chest_lesion(body: _Body, rng: np.random.Generator, scale: float) -> tuple[
     return np.full_like(v, value), cover
 
 
-def _expose(
-    picture: Array, x: Array, y: Array, rng: np.random.Generator, noise_rng: np.random.Generator
-) -> Array:
+def _expose(picture: Array, x: Array, y: Array, rng: Rng, noise_rng: Rng) -> Array:
     """What a detector makes of it: uneven beam, exposure and window, noise."""
     slope_x, slope_y = rng.normal(0.0, 0.06, 2)
     beam = 1.0 + slope_x * x + slope_y * y
