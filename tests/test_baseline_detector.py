@@ -76,6 +76,8 @@ def test_what_cannot_be_asked_for(data, refused):
     for detector, words in (
         (Baseline("vae"), "no baseline 'vae'"),
         (Baseline(preset="large"), "preset is one of published, small"),
+        (Baseline("igd", epochs=0), "epochs"),
+        (Baseline("igd", random_state="one"), "seed"),
         (Baseline("igd", method="dual"), "scores by score, reconstruction, gaussian"),
         (Baseline("ganomaly", epochs=1, validation_fraction=0.5), "are too few"),
     ):

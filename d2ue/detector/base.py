@@ -125,7 +125,7 @@ class Detector(OutlierMixin, BaseEstimator):
         return self._set(threshold, self.method)
 
     def anomaly_score(self, X: Any) -> np.ndarray:
-        """float64 (n,), >= 0, **higher = more abnormal**: the mean of each image's map.
+        """float64 (n,), >= 0, **higher = more abnormal**; of `D2UE` the mean of each image's map.
 
         A folder in the published layout gives its test images.
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from d2ue.baselines import find_method
+from d2ue.config import TrainConfig
 from d2ue.datasets.types import ImageSet
 from d2ue.detector import saved
 from d2ue.detector.base import Detector
@@ -106,12 +107,15 @@ class Baseline(Detector):
         if self.preset not in presets:
             raise InputError(f"preset is one of {', '.join(presets)}, not {self.preset!r:.40}.")
         preset = presets[self.preset]
-        return preset if self.epochs is None else replace(preset, epochs=int(self.epochs))
+        if self.epochs is None:
+            return preset
+        return replace(preset, epochs=TrainConfig(epochs=self.epochs).epochs)
 
     def _begin(self) -> tuple[int, int, int]:
         preset = self._settings()
         self._check_score(self.method)
-        return preset.image_size, getattr(preset, "batch_size", 1), int(self._seed)
+        self._seed = TrainConfig(seed=self._seed).seed  # refuses what is no seed
+        return preset.image_size, getattr(preset, "batch_size", 1), self._seed
 
     def _train(self, images: np.ndarray) -> Trained:
         normal = ImageSet(images, tuple(map(str, range(len(images)))))
@@ -119,7 +123,7 @@ class Baseline(Detector):
             self.name,
             self._settings(),
             normal,
-            seed=int(self._seed),
+            seed=self._seed,
             device=self.device,
             progress=self.progress,
             scan=self.scan_,
