@@ -1,6 +1,7 @@
 """Records and exports: what was scored is read back, or refused in a sentence."""
 
 import dataclasses
+import hashlib
 import json
 import threading
 import zipfile
@@ -323,3 +324,23 @@ def test_one_test_image_of_a_class_is_refused_before_anything_is_trained(
     train = ImageSet(draw_images(8, seed=1), tuple(map(str, range(8))))
     with refused(f"{normal} normal and {abnormal} abnormal", "at least two of each"):
         DataKey.of(Dataset("waves", train, test))
+
+
+def test_a_damaged_record_inside_an_export_is_not_a_stores(made, tmp_path, refused):
+    """Its sum is right and its content is not: copy the file anew, do not score again."""
+    store, records = made
+    export(store, whole := tmp_path / "whole.zip")
+    member = f"scores/{records[0].name}.safetensors"
+    with zipfile.ZipFile(whole) as packed:
+        files = {name: packed.read(name) for name in packed.namelist()}
+    files[member] = files[member][:-1] + b"x"
+    manifest = json.loads(files["manifest.json"])
+    manifest["files"][member] = hashlib.sha256(files[member]).hexdigest()
+    files["manifest.json"] = json.dumps(manifest).encode()
+    with zipfile.ZipFile(bad := tmp_path / "bad.zip", "w") as packed:
+        for name, content in files.items():
+            packed.writestr(name, content)
+    for read in (lambda: read_records(bad), lambda: import_into(Store(tmp_path / "new"), bad)):
+        with refused(f"{records[0].name}.safetensors is damaged", "copy it anew"):
+            read()
+    assert not (tmp_path / "new").exists()

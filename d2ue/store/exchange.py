@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from d2ue.errors import InputError
+from d2ue.errors import DamagedError, InputError
 from d2ue.learners import Learner, learner_name
 from d2ue.store.files import damaged, reading, write_whole, writing
 from d2ue.store.learners import Store
@@ -134,12 +134,19 @@ def _parts(path: Path) -> Iterator[Record | tuple[str, dict[str, Any], Learner]]
     for member, content in _members(path):
         kind, name = member.split("/")[:2]
         if kind == "scores":
-            yield parse_record(content, path / member, Path(name).stem)
+            yield _record(path, member, content)
         elif member.endswith("learner.json"):
             manifest = content  # its weights come next
         else:
             settings, learner = Store.check(name, manifest, content, path)
             yield name, settings, learner
+
+
+def _record(path: Path, member: str, content: bytes) -> Record:
+    try:
+        return parse_record(content, path / member, Path(member).stem)
+    except DamagedError as error:  # what helps a store does not help an export
+        raise damaged(path / member, _FETCH_AGAIN) from error
 
 
 _MEMBER = re.compile(
@@ -210,8 +217,7 @@ def read_records(
         elif place.suffix == ".zip" or place.exists():
             for member, content in _members(place):
                 if member.startswith("scores/"):
-                    name = Path(member).stem
-                    record = parse_record(content, place / member, name)
-                    if names is None or name in names:
-                        records[name] = record
+                    record = _record(place, member, content)
+                    if names is None or record.name in names:
+                        records[record.name] = record
     return records
