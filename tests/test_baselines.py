@@ -348,7 +348,7 @@ def test_partial_batches_are_dropped_and_too_few_images_refused(refused):
 
 @pytest.fixture(scope="module")
 def images():
-    drawn = phantom(n_train=16, n_test_normal=6, n_test_abnormal=6, progress=False)
+    drawn = phantom(n_train=8, n_test_normal=6, n_test_abnormal=6, progress=False)
     return torch.from_numpy(drawn.train.images), torch.from_numpy(drawn.test.images)
 
 
@@ -415,7 +415,7 @@ def test_students_learn_normal_images(name, images):
         module.train(train, dataclasses.replace(preset, epochs=0), Job()), normal
     )[0]["score"]
     after = module.score(
-        module.train(train, dataclasses.replace(preset, epochs=12), Job()), normal
+        module.train(train, dataclasses.replace(preset, epochs=24), Job()), normal
     )[0]["score"]
     assert (after < before).all()
 
