@@ -30,7 +30,7 @@ seeds: str = "5"  # how many, or which: 1,2,7
 out: str = "results/baselines"  # folder for the tables and pictures of this page
 n_train: int = 64  # phantoms to train on for a moment; a batch at least
 n_test: int = 24  # phantoms to look at
-share: float = 1.0  # of the few epochs that this page trains; 20 takes a quarter of an hour
+share: float = 1.0  # of the few epochs that this page trains; more takes longer
 seed: int = 0  # of weights and shuffles
 
 # %%

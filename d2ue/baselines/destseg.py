@@ -204,7 +204,7 @@ def damage(x: Tensor, sources: Tensor, draw: torch.Generator) -> tuple[Tensor, T
 
 #: What is trained, from a preset: with weights of its own until it is.
 NETWORK = DeSTSeg
-#: Names of its scores; the first is the method\'s own.
+#: Names of its scores; the first is the method's own.
 SCORES = ("score", "student")
 
 

@@ -136,7 +136,7 @@ def critic_loss(model: FAnoGAN, x: Tensor, fake: Tensor, share: Tensor) -> Tenso
 
 #: What is trained, from a preset: with weights of its own until it is.
 NETWORK = FAnoGAN
-#: Names of its scores; the first is the method\'s own.
+#: Names of its scores; the first is the method's own.
 SCORES = ("score", "image", "features")
 
 

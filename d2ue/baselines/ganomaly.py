@@ -107,7 +107,7 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 #: What is trained, from a preset: with weights of its own until it is.
 NETWORK = Ganomaly
-#: Names of its scores; the first is the method\'s own.
+#: Names of its scores; the first is the method's own.
 SCORES = ("score", "error", "per_image")
 
 

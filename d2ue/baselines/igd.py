@@ -156,7 +156,7 @@ def spread_of(codes: Tensor, centre: Tensor, batch_size: int) -> Tensor:
 
 #: What is trained, from a preset: with weights of its own until it is.
 NETWORK = Interpolated
-#: Names of its scores; the first is the method\'s own.
+#: Names of its scores; the first is the method's own.
 SCORES = ("score", "reconstruction", "gaussian")
 
 

@@ -102,7 +102,7 @@ def value(teacher: list[Tensor], student: list[Tensor]) -> Tensor:
 
 #: What is trained, from a preset: with weights of its own until it is.
 NETWORK = MultiST
-#: Names of its scores; the first is the method\'s own.
+#: Names of its scores; the first is the method's own.
 SCORES = ("score", "direction")
 
 

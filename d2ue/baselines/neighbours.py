@@ -54,7 +54,7 @@ def _pooled(teacher: nn.Module, images: Tensor) -> Tensor:
 
 #: What is trained, from a preset: with weights of its own until it is.
 NETWORK = Known
-#: Names of its scores; the first is the method\'s own.
+#: Names of its scores; the first is the method's own.
 SCORES = ("score", "mahalanobis")
 
 

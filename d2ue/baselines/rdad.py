@@ -105,7 +105,7 @@ def anomaly_map(teacher: list[Tensor], student: list[Tensor], side: int) -> Tens
 
 #: What is trained, from a preset: with weights of its own until it is.
 NETWORK = ReverseDistillation
-#: Names of its scores; the first is the method\'s own.
+#: Names of its scores; the first is the method's own.
 SCORES = ("score", "mean")
 
 

@@ -124,13 +124,8 @@ class ResNet(nn.Module):
         mean, spread = (x.new_tensor(values).view(1, 3, 1, 1) for values in _IMAGENET)
         x = F.max_pool2d(F.relu(self.bn1(self.conv1((x / 255 - mean) / spread))), 3, 2, 1)
         features = []
-        for layer in (
-            self.layer1,
-            self.layer2,
-            self.layer3,
-            *(() if self.wide else (self.layer4,)),
-        ):
-            x = layer(x)
+        for i in range(1, 4 if self.wide else 5):
+            x = self.get_submodule(f"layer{i}")(x)
             features.append(x)
         return features
 

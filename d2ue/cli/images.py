@@ -228,7 +228,7 @@ def score(
     own = names[0] if isinstance(model, Trained) else "dual"
     method = method or (own if record is None else record.method)
     if method not in names:
-        raise InputError(f"{run} knows the methods {', '.join(names)}, not by {method!r}.")
+        raise InputError(f"{run} knows the methods {', '.join(names)}, not {method!r}.")
     # Scans are read as those that were trained on, unless told otherwise.
     images = _scored_images(folder, size, _scan(slices, axis, window, of_run))
     if isinstance(model, Trained):

@@ -78,7 +78,7 @@ def minutes_of(config: TrainConfig, images: ImageSet) -> float:
 
 
 def auc_table(found: Mapping[str, Glanced], test: ImageSet) -> pd.DataFrame:
-    """AUC on a few images after a glance, and what the whole training takes."""
+    """AUC in percent of every score on a few images, after a glance."""
     rows = []
     for title, glanced in found.items():
         for name, values in glanced.trained.scores(test.images).items():
