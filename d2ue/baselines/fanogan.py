@@ -147,6 +147,7 @@ def train(images: Tensor, preset: Preset, job: Job) -> FAnoGAN:
     """
     with seeded(job.seed) as draw:
         model = FAnoGAN(preset).to(job.device)
+    model = model.to(memory_format=torch.channels_last)  # faster on CPUs
     critic = [*model.features.parameters(), *model.value.parameters()]
     adam = {
         name: torch.optim.Adam(weights, 1e-4, betas=(0.0, 0.9))

@@ -165,6 +165,7 @@ def train(images: Tensor, preset: Preset, job: Job) -> Interpolated:
     teacher = teachers.load(preset.teacher).to(job.device)
     with seeded(job.seed) as draw:
         model = Interpolated(preset, teacher).to(job.device)
+    model = model.to(memory_format=torch.channels_last)  # faster on CPUs
     # Flips are the only augmentation: the teacher's word on both is all that is ever asked.
     both = torch.stack([model.pooled(images), model.pooled(images.flip(-1))])
     own = [*model.linear.parameters(), *model.decoder.parameters()]
