@@ -119,8 +119,9 @@ plt.show()
 #
 # - RDAD, at our small preset, is above the paper's method and above its control, and costs less than the ensemble of three. "Ours > RDAD (small)" does not hold.
 # - The control is nearly as good, and costs nothing: most of what makes RDAD good on this set is in the pretrained network, and part of it in near copies of test images among the training images ([audit](20_audit.ipynb)).
-# - Multi-ST, as far as we read it, is below its control by ten points: what it reaches is less than its teacher brings. Its direction alone is better than the method's sum (91 against 86, two seeds).
+# - Multi-ST, as far as we read it, is below its control by nine points: what it reaches is less than its teacher brings. Its direction alone is better than the method's sum (91 against 87, three seeds).
 # - Ganomaly needs no pretrained network and lies just below a single AEU.
+# - f-AnoGAN, with one seed, is near chance (57); why is open.
 #
 # ## Try one on your own images
 #
@@ -139,6 +140,6 @@ if settings.results.endswith("figures/scores/brain-mri.zip"):
     mean = cost["mean"]
     assert mean["RDAD"] > mean["Ours (AEU)"] and mean["RDAD"] > mean["5 nearest neighbours"]
     assert mean["RDAD"] - mean["5 nearest neighbours"] < 2
-    assert mean["Multi-ST"] < mean["5 nearest neighbours"] - 9 and mean["Ganomaly"] < mean["AEU"]
+    assert mean["Multi-ST"] < mean["5 nearest neighbours"] - 8 and mean["Ganomaly"] < mean["AEU"]
 pictures = {"diagrams": diagram, "maps": maps_figure, "cost": cost_figure}
 ex.save_tables(out, "09_baselines", settings, report, {"cost": cost}, pictures)
