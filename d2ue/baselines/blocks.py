@@ -162,6 +162,16 @@ class PreResidual(nn.Module):
         return y + self.shortcut(self.shrink(self.grow(x)))
 
 
+def channels_last(network: nn.Module) -> None:
+    """Lay weights of convolutions out with channels last, which CPUs compute faster.
+
+    Done where a network is made, so that one that is loaded computes the same bits.
+    """
+    for weight in network.parameters():
+        if weight.dim() == 4:
+            weight.data = weight.data.clone(memory_format=torch.channels_last)
+
+
 def kaiming(network: nn.Module) -> None:
     """Initial convolutions normal by fan-out; transposed ones keep PyTorch's (they are none)."""
     for module in network.modules():

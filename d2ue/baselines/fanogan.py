@@ -21,7 +21,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from d2ue.baselines.blocks import Job, PreResidual, batches, flipped, seeded
+from d2ue.baselines.blocks import Job, PreResidual, batches, channels_last, flipped, seeded
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ class FAnoGAN(nn.Module):
                 nn.init.xavier_uniform_(module.weight, 2**0.5 if within else 1.0)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        channels_last(self)
 
     def critic(self, x: Tensor) -> Tensor:
         """[B, 1, 64, 64] to [B], higher = more like a normal image."""
@@ -147,7 +148,6 @@ def train(images: Tensor, preset: Preset, job: Job) -> FAnoGAN:
     """
     with seeded(job.seed) as draw:
         model = FAnoGAN(preset).to(job.device)
-    model = model.to(memory_format=torch.channels_last)  # faster on CPUs
     critic = [*model.features.parameters(), *model.value.parameters()]
     adam = {
         name: torch.optim.Adam(weights, 1e-4, betas=(0.0, 0.9))

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2ue.baselines import teachers
-from d2ue.baselines.blocks import Job, PreResidual, batches, seeded
+from d2ue.baselines.blocks import Job, PreResidual, batches, channels_last, seeded
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ class Interpolated(nn.Module):
         self.sigma: Tensor
         self.register_buffer("centre", torch.zeros(preset.code))
         self.register_buffer("sigma", torch.tensor(1.0))
+        channels_last(self)
 
     def pooled(self, images: Tensor) -> Tensor:
         """The teacher's deepest feature, averaged over places, of uint8 [n, 1, H, W]: [n, C]."""
@@ -165,7 +166,6 @@ def train(images: Tensor, preset: Preset, job: Job) -> Interpolated:
     teacher = teachers.load(preset.teacher).to(job.device)
     with seeded(job.seed) as draw:
         model = Interpolated(preset, teacher).to(job.device)
-    model = model.to(memory_format=torch.channels_last)  # faster on CPUs
     # Flips are the only augmentation: the teacher's word on both is all that is ever asked.
     both = torch.stack([model.pooled(images), model.pooled(images.flip(-1))])
     own = [*model.linear.parameters(), *model.decoder.parameters()]
