@@ -121,7 +121,7 @@ plt.show()
 # - The control is nearly as good, and costs nothing: most of what makes RDAD good on this set is in the pretrained network, and part of it in near copies of test images among the training images ([audit](20_audit.ipynb)).
 # - Multi-ST, as far as we read it, is below its control by nine points: what it reaches is less than its teacher brings. Its direction alone is better than the method's sum (91 against 87, three seeds).
 # - Ganomaly needs no pretrained network and lies just below a single AEU.
-# - f-AnoGAN, with one seed, is near chance (57); why is open.
+# - With one seed each, IGD is level with Ganomaly (91) and f-AnoGAN near chance (57); why is open.
 #
 # ## Try one on your own images
 #
