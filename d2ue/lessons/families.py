@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from d2ue.baselines import METHODS, Job
 from d2ue.config import TrainConfig
@@ -210,19 +212,37 @@ def auc_against_cost(table: pd.DataFrame) -> Figure:
         "other": ("D", PALETTE[0]),
         "control": ("X", PALETTE[2]),
     }
-    for label, row in table.iterrows():
+    for _, row in table.iterrows():
         marker, colour = looks[row["kind"]]
         axis.plot([row["minutes"]] * 2, [row["low"], row["high"]], color=colour, lw=1.5)
         axis.plot(row["minutes"], row["mean"], marker, color=colour, markersize=8)
-        place = (row["minutes"], row["mean"])
-        above = table["mean"] - row["mean"]
-        is_close = (above > 0) & (above < 2) & (table["minutes"] / row["minutes"]).between(0.5, 2)
-        text = f"{label} ({row['n']:.0f})"
-        shift = (7, -13 if is_close.any() else 4)  # a label under a neighbour's goes below
-        axis.annotate(text, place, shift, textcoords="offset points", fontsize=10)
     axis.set(xscale="log", xlabel="CPU minutes of one training (1000 images, one core)")
     axis.set_ylabel("AUC, % (line: lowest to highest seed)")
     axis.margins(x=0.22)
     kinds: Iterable[str] = [kind for kind in looks if kind in set(table["kind"])]
     legend_below(figure, [legend_entry(kind, *looks[kind]) for kind in kinds])
+    figure.canvas.draw()  # where points lie on the page is known from here on
+    points = axis.transData.transform(table[["minutes", "mean"]].to_numpy(float))
+    taken = [Bbox.from_extents(*(point - 6), *(point + 6)) for point in points]
+    for label, row in table.iterrows():
+        taken.append(
+            _label(axis, f"{label} ({row['n']:.0f})", (row["minutes"], row["mean"]), taken)
+        )
     return figure
+
+
+def _label(axis: Axes, text: str, point: tuple[float, float], taken: Sequence[Bbox]) -> Bbox:
+    """Write beside a point where nothing is yet, and say which place that takes."""
+    for shift, side in (
+        ((8, 4), "left"),
+        ((8, -13), "left"),
+        ((-8, 4), "right"),
+        ((-8, -13), "right"),
+    ):
+        note = axis.annotate(text, point, shift, textcoords="offset points", fontsize=10, ha=side)
+        place = note.get_window_extent()
+        if not any(place.overlaps(other) for other in taken):
+            return place
+        note.remove()
+    axis.annotate(text, point, (8, 4), textcoords="offset points", fontsize=10)
+    return place
